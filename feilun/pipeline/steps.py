@@ -1,0 +1,117 @@
+"""What a step is: a function from artefacts and settings to one artefact, known by name and version.
+
+The function's annotations say everything: parameters of a kind (``Model``, ``tuple[Dataset, ...]``, ``Model | None``) are
+inputs, ``settings`` is its section of the project file, ``work`` is where it writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from feilun.store.artifacts import Artifact, ArtifactStore
+
+A = TypeVar("A", bound=Artifact)
+STEPS: dict[str, Step] = {}
+
+
+class Settings(BaseModel):
+    """A section of the project file: frozen, and every unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    recipes: ClassVar[bool] = False  # whether ``recipe = "name"`` may stand in the section
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a step: which kind, and whether it may be absent or is a list."""
+
+    name: str
+    kind: type[Artifact]
+    many: bool
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered step. ``version`` is raised whenever the same inputs would give another result."""
+
+    name: str
+    version: int
+    run: Callable[..., Artifact]
+    settings: type[Settings]
+    inputs: tuple[Input, ...]
+    output: type[Artifact]
+
+
+@dataclass
+class Progress:
+    """How far a step is; ``total`` 0 means that it cannot say."""
+
+    what: str
+    done: float
+    total: float
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class Workspace:
+    """What a step may touch.
+
+    ``folder`` starts empty and becomes the artefact; ``scratch`` survives an interruption, so a step can resume from it, and is
+    removed once the step has finished.
+    """
+
+    def __init__(
+        self, store: ArtifactStore, folder: Path, scratch: Path, observe: Callable[[Progress], None] | None = None
+    ) -> None:
+        self.store = store
+        self.folder = folder
+        self.scratch = scratch
+        self.metrics: dict[str, Any] = {}
+        self._observe = observe or (lambda progress: None)
+        self._shown = 0.0
+
+    def record(self, what: str, done: float, total: float = 0, **numbers: float) -> None:
+        """Show progress, at most ten times a second, and remember the newest numbers in the run."""
+        self.metrics.update(numbers)
+        now = time.monotonic()
+        if now - self._shown >= 0.1 or done >= total:
+            self._shown = now
+            self._observe(Progress(what, done, total, numbers))
+
+    def finish(self, kind: type[A], parents: Sequence[Artifact], **facts: Any) -> A:
+        """Turn ``folder`` into an artefact. Facts must be the same whenever the step is run again: no times, no paths."""
+        return self.store.add(kind, self.folder, parents=[p.digest for p in parents], facts=facts)
+
+
+def step(name: str, *, version: int) -> Callable[[Callable[..., A]], Callable[..., A]]:
+    """Register a function as the step ``name``; it stays callable as it is."""
+
+    def register(function: Callable[..., A]) -> Callable[..., A]:
+        hints = typing.get_type_hints(function)
+        inputs = tuple(
+            _input(parameter, hints[parameter])
+            for parameter in inspect.signature(function).parameters
+            if parameter not in ("settings", "work")
+        )
+        STEPS[name] = Step(name, version, function, hints["settings"], inputs, hints["return"])
+        return function
+
+    return register
+
+
+def _input(name: str, hint: Any) -> Input:
+    if typing.get_origin(hint) is tuple:
+        return Input(name, typing.get_args(hint)[0], many=True, optional=False)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kind = next(a for a in typing.get_args(hint) if a is not types.NoneType)
+        return Input(name, kind, many=False, optional=True)
+    return Input(name, hint, many=False, optional=False)

@@ -1,0 +1,190 @@
+"""Immutable files, named by what is in them.
+
+An artefact is a folder: its files and ``manifest.json``, which lists each file's sha256, the kind, the parents and a few
+facts. Its digest is the sha256 of that manifest, so equal content made from equal parents is one artefact, and a
+changed byte anywhere is found on load. A folder appears complete or not at all: written aside, synced, renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from feilun.errors import ArtifactError
+from feilun.store import tables
+from feilun.store.database import Database, now_us
+
+MANIFEST = "manifest.json"
+KINDS: dict[str, type[Artifact]] = {}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A handle: small, hashable by digest, and cheap to pass around.
+
+    ``path`` is the folder of its files; ``facts`` are a few JSON values that describe it and are part of its identity.
+    """
+
+    digest: str
+    parents: tuple[str, ...]
+    facts: Mapping[str, Any]
+    path: Path
+    kind: ClassVar[str] = "artifact"
+
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.kind] = cls
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def short(self) -> str:
+        """The first 12 hexadecimal digits, enough for people."""
+        return self.digest[:12]
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+class ArtifactStore:
+    """A folder of artefacts and their index in the database."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.folder = folder
+        self.database = database
+        (folder / "partial").mkdir(parents=True, exist_ok=True)
+
+    def add(self, kind: type[A], files: Path, *, parents: Sequence[str], facts: Mapping[str, Any]) -> A:
+        """Take the files in the folder ``files`` (moved, not copied) as one artefact.
+
+        Returns the existing artefact where the same one is there already.
+        """
+        listed = {str(f.relative_to(files)): _describe(f) for f in sorted(files.rglob("*")) if f.is_file()}
+        manifest = {"kind": kind.kind, "parents": sorted(set(parents)), "facts": dict(facts), "files": listed}
+        body = canonical(manifest)
+        digest = hashlib.sha256(body).hexdigest()
+        place = self._place(digest)
+        if not (place / MANIFEST).exists():
+            partial = self.folder / "partial" / secrets.token_hex(8)
+            shutil.move(files, partial)
+            (partial / MANIFEST).write_bytes(body)
+            _sync_tree(partial)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(partial, place)
+            except OSError:  # another process was first with the same content
+                shutil.rmtree(partial)
+            sync_folder(place.parent)
+        self.database.write(lambda c: _index(c, digest, manifest))
+        return kind(digest, tuple(manifest["parents"]), manifest["facts"], place)
+
+    def get(self, digest: str) -> Artifact:
+        """The handle of a known digest; its manifest is checked, its files are not (see ``verify``).
+
+        Raises:
+            ArtifactError: no such artefact, or its manifest is not what the digest says.
+        """
+        place = self._place(digest)
+        try:
+            body = (place / MANIFEST).read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"artefact {digest[:12]} is not in the store", where=str(place)) from error
+        if hashlib.sha256(body).hexdigest() != digest:
+            raise ArtifactError(f"artefact {digest[:12]} was changed", where=str(place / MANIFEST), hint=_MENDED)
+        manifest = json.loads(body)
+        return KINDS[manifest["kind"]](digest, tuple(manifest["parents"]), manifest["facts"], place)
+
+    def verify(self, artifact: A) -> A:
+        """Re-hash every file before it is used.
+
+        Raises:
+            ArtifactError: a file is missing or is not what the manifest says.
+        """
+        for name, expected in json.loads((artifact.path / MANIFEST).read_bytes())["files"].items():
+            place = artifact.path / name
+            if not place.is_file() or _describe(place) != expected:
+                raise ArtifactError(f"a file of artefact {artifact.short} was changed", where=str(place), hint=_MENDED)
+        return artifact
+
+    def find(self, prefix: str) -> str:
+        """The one digest that begins with ``prefix``.
+
+        Raises:
+            ArtifactError: none does, or several do.
+        """
+        column = tables.artifacts.c.digest
+        with self.database.read() as connection:
+            found = connection.execute(select(column).where(column.startswith(prefix)).limit(2)).scalars().all()
+        if len(found) != 1:
+            problem = "several artefacts begin" if found else "no artefact begins"
+            raise ArtifactError(f"{problem} with '{prefix}'")
+        return found[0]
+
+    def _place(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest
+
+
+_MENDED = "remove that folder and run again; it will be made anew"
+
+
+def canonical(value: object) -> bytes:
+    """JSON with one spelling: sorted keys, no spaces, UTF-8; NaN is refused.
+
+    >>> canonical({"b": 1, "a": [2.5, None]})
+    b'{"a":[2.5,null],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+
+
+def _sync_tree(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        else:
+            sync_folder(file)
+    sync_folder(folder)
+
+
+def _index(connection: Connection, digest: str, manifest: Mapping[str, Any]) -> None:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    row = {
+        "digest": digest,
+        "kind": manifest["kind"],
+        "facts": canonical(manifest["facts"]).decode(),
+        "bytes": sum(f["bytes"] for f in manifest["files"].values()),
+        "created_at": now_us(connection),
+    }
+    connection.execute(insert(tables.artifacts).values(row).on_conflict_do_nothing())
+    for parent in manifest["parents"]:
+        link = insert(tables.parents).values(child=digest, parent=parent).on_conflict_do_nothing()
+        connection.execute(link)

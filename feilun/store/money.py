@@ -1,0 +1,77 @@
+"""Money as integers: 1 unit of a currency is 10**9 nano-units, so no sum ever rounds.
+
+A price finer than a nano-unit is refused rather than rounded. Rounding happens once for each invoice line, to the
+currency's minor unit, half to even (the rule of IEEE 754 and of most accounting software: it has no bias).
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import NamedTuple
+
+from feilun.errors import SettingError
+
+NANO = 10**9
+_MINOR_DIGITS = {"JPY": 0, "KRW": 0, "VND": 0, "BHD": 3, "KWD": 3, "JOD": 3}  # ISO 4217; 2 where not listed
+_FORM = re.compile(r"\s*(-?\d[\d_]*(?:\.\d+)?)\s+([A-Z]{3})\s*")
+
+
+class Money(NamedTuple):
+    """An amount in nano-units and its ISO 4217 currency."""
+
+    nano: int
+    currency: str
+
+    def __str__(self) -> str:
+        return format_money(self.nano, self.currency)
+
+
+def parse_money(text: str) -> Money:
+    """Read ``"19.00 USD"``.
+
+    Raises:
+        SettingError: not of that form, or finer than a nano-unit.
+
+    >>> parse_money("0.0008 USD")
+    Money(nano=800000, currency='USD')
+    """
+    match = _FORM.fullmatch(text)
+    if not match:
+        raise SettingError(f"'{text}' is not an amount of money", hint="write it as '19.00 USD'")
+    scaled = Decimal(match[1].replace("_", "")) * NANO
+    if scaled != scaled.to_integral_value():
+        raise SettingError(f"'{text}' is finer than a nano-unit (9 decimals)", hint="price a larger unit, say 1,000")
+    return Money(int(scaled), match[2])
+
+
+def minor_digits(currency: str) -> int:
+    """Decimals of the currency's smallest coin (ISO 4217)."""
+    return _MINOR_DIGITS.get(currency, 2)
+
+
+def round_to_minor(nano: int, currency: str) -> int:
+    """Nano-units rounded half to even to the currency's smallest coin, still in nano-units.
+
+    >>> [round_to_minor(n * 5_000_000, "USD") // 10_000_000 for n in (1, 3, 5)]
+    [0, 2, 2]
+    """
+    step: int = 10 ** (9 - minor_digits(currency))
+    whole, rest = divmod(nano, step)
+    if rest * 2 > step or (rest * 2 == step and whole % 2):
+        whole += 1
+    return whole * step
+
+
+def format_money(nano: int, currency: str) -> str:
+    """All digits that matter, at least the currency's own.
+
+    >>> format_money(19 * NANO, "USD"), format_money(-800_000, "USD")
+    ('19.00 USD', '-0.0008 USD')
+    """
+    sign = "-" if nano < 0 else ""
+    whole, rest = divmod(abs(nano), NANO)
+    digits = f"{rest:09d}"
+    least = minor_digits(currency)
+    decimals = digits[:least] + digits[least:].rstrip("0")
+    return f"{sign}{whole:,}{'.' + decimals if decimals else ''} {currency}"

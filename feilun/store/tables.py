@@ -1,0 +1,267 @@
+"""Every table. Rows marked append-only are guarded by triggers that the migrations install.
+
+Times are integers: microseconds since 1970 in UTC, always read from the database's clock inside the transaction that
+writes the row. Money is in nano-units (see ``money.py``). JSON columns hold canonical JSON text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# --- artefacts and the runs that made them -------------------------------------------------------------------------
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+parents = Table(
+    "parents",
+    metadata,
+    Column("child", String(64), ForeignKey("artifacts.digest"), primary_key=True),
+    Column("parent", String(64), ForeignKey("artifacts.digest"), primary_key=True),
+    Index("parents_by_parent", "parent"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("step", String(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("inputs", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("core_ns", BigInteger, nullable=False),  # processor time of the run, all threads
+    Column("wall_ns", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),  # finished, failed, interrupted
+    Column("error", Text),
+    Column("output", String(64), ForeignKey("artifacts.digest")),
+    Column("started_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("runs_by_fingerprint", "fingerprint"),
+    Index("runs_by_output", "output"),
+)
+
+# --- tenants and keys ----------------------------------------------------------------------------------------------
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("plan", String(64), nullable=False),
+    Column("budget_nano", BigInteger),  # hard limit for a calendar month (UTC); null means none
+    Column("active", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("public_id", String(32), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("mode", String(4), nullable=False),  # live, test
+    Column("scopes", Text, nullable=False),
+    Column("hmac", LargeBinary(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Index("keys_by_tenant", "tenant"),
+)
+
+# --- releases ------------------------------------------------------------------------------------------------------
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("digest", String(64), ForeignKey("artifacts.digest"), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+    Index("releases_by_name", "name"),
+)
+
+pointers = Table(  # the one mutable fact about releases; changed by compare-and-swap on version
+    "pointers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("release", String(64), ForeignKey("releases.digest"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+promotions = Table(  # append-only: the history of the pointer
+    "promotions",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("release", String(64), ForeignKey("releases.digest"), nullable=False),
+    Column("replaced", String(64)),
+    Column("version", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("name", "version"),
+)
+
+turns = Table(  # append-only: one revolution of the wheel and its decision
+    "turns",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("champion", String(64), ForeignKey("releases.digest"), nullable=False),
+    Column("candidate", String(64), ForeignKey("releases.digest")),
+    Column("verdict", String(16), nullable=False),  # promote, keep
+    Column("decision", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+# --- requests and the ledger ---------------------------------------------------------------------------------------
+
+requests = Table(  # the idempotency row and the hold in one; state moves held -> posted or held -> released
+    "requests",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("idempotency_key", String(255), nullable=False),
+    Column("body_sha256", String(64), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("hold_nano", BigInteger, nullable=False),
+    Column("status", Integer),
+    Column("answer", Text),  # the stored body that a replay returns byte for byte
+    Column("inputs", Text),  # per input: keyed digest of its text, so that feedback can be tied to it
+    Column("created_at", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "idempotency_key"),
+    CheckConstraint("state in ('held', 'posted', 'released')", name="state_is_known"),
+    CheckConstraint("hold_nano >= 0", name="hold_is_not_negative"),
+    Index("requests_by_state", "state", "lease_until"),
+)
+
+usage = Table(  # append-only: one row for each posted request, in a hash chain for each tenant
+    "usage",
+    metadata,
+    Column("request", String(26), ForeignKey("requests.id"), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("release", String(64), ForeignKey("releases.digest"), nullable=False),
+    Column("route", String(64), nullable=False),
+    Column("inputs", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("compute_ns", BigInteger, nullable=False),  # core-nanoseconds of the engine, the request's share
+    Column("plan", String(64), nullable=False),
+    Column("price_version", String(64), nullable=False),  # digest of the plan's terms
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    UniqueConstraint("tenant", "sequence"),
+    CheckConstraint("inputs >= 0 and tokens >= 0 and compute_ns >= 0", name="usage_is_not_negative"),
+    Index("usage_by_time", "tenant", "at"),
+    Index("usage_by_release", "release"),
+)
+
+postings = Table(  # append-only: double entry; the amounts of one entry sum to 0
+    "postings",
+    metadata,
+    Column("entry", String(26), primary_key=True),  # the request, or the invoice, that it belongs to
+    Column("account", String(128), primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("postings_by_account", "account"),
+)
+
+chains = Table(  # a cache of each tenant's newest usage row, locked while the next is written
+    "chains",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+counters = Table(  # a cache of this month's totals and open holds, rebuilt from the ledger
+    "counters",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+    Column("period", String(7), primary_key=True),  # 2026-11, UTC
+    Column("requests", BigInteger, nullable=False),
+    Column("inputs", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("held_nano", BigInteger, nullable=False),
+)
+
+invoices = Table(  # append-only: the bytes of a closed invoice never change
+    "invoices",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("number", String(32), nullable=False, unique=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("period", String(7), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("total_nano", BigInteger, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),  # of the tenant's usage rows that it covers,
+    Column("last_sequence", BigInteger, nullable=False),  # both ends included
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("invoices_by_tenant", "tenant", "period"),
+)
+
+# --- feedback and consent ------------------------------------------------------------------------------------------
+
+feedback = Table(  # append-only
+    "feedback",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("request", String(26), ForeignKey("requests.id"), nullable=False),
+    Column("input", Integer, nullable=False),  # which input of that request, from 0
+    Column("release", String(64), ForeignKey("releases.digest"), nullable=False),
+    Column("kind", String(16), nullable=False),  # correction
+    Column("text", Text, nullable=False),
+    Column("answered", Text, nullable=False),  # the label that was served
+    Column("label", Text, nullable=False),  # the label that is right
+    Column("contributor", String(128), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "request", "input"),
+    Index("feedback_by_contributor", "contributor"),
+)
+
+consents = Table(  # append-only: the newest row of a contributor and purpose holds
+    "consents",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("contributor", String(128), nullable=False),
+    Column("purpose", String(16), nullable=False),  # learn
+    Column("granted", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("consents_by_contributor", "tenant", "contributor", "purpose"),
+)
+
+APPEND_ONLY = ("promotions", "turns", "usage", "postings", "invoices", "feedback", "consents")
