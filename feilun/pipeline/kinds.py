@@ -12,7 +12,7 @@ class Source(Artifact):
 
 
 class Dataset(Artifact):
-    """``data.parquet`` with the columns id, text, label, split, contributor and domain; ``card.json`` says how it came to be."""
+    """``data.parquet``: id, text, label, split, contributor and domain; ``card.json`` says how it came to be."""
 
     kind = "dataset"
 

@@ -1,7 +1,7 @@
 """What a step is: a function from artefacts and settings to one artefact, known by name and version.
 
-The function's annotations say everything: parameters of a kind (``Model``, ``tuple[Dataset, ...]``, ``Model | None``) are
-inputs, ``settings`` is its section of the project file, ``work`` is where it writes.
+The function's annotations say everything: parameters of a kind (``Model``, ``tuple[Dataset, ...]``, ``Model | None``)
+are inputs, ``settings`` is its section of the project file, ``work`` is where it writes.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Progress:
 class Workspace:
     """What a step may touch.
 
-    ``folder`` starts empty and becomes the artefact; ``scratch`` survives an interruption, so a step can resume from it, and is
-    removed once the step has finished.
+    ``folder`` starts empty and becomes the artefact; ``scratch`` survives an interruption, so that a step can resume
+    from it, and is removed once the step has finished.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Workspace:
             self._observe(Progress(what, done, total, numbers))
 
     def finish(self, kind: type[A], parents: Sequence[Artifact], **facts: Any) -> A:
-        """Turn ``folder`` into an artefact. Facts must be the same whenever the step is run again: no times, no paths."""
+        """Turn ``folder`` into an artefact; a fact is the same in every run of the step: no times, no paths."""
         return self.store.add(kind, self.folder, parents=[p.digest for p in parents], facts=facts)
 
 

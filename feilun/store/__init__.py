@@ -1,0 +1,1 @@
+"""What is kept: artefacts in a folder, events and their ledger in a database."""

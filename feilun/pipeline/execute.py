@@ -1,0 +1,149 @@
+"""Running one step, or reusing what it gave before.
+
+A fingerprint is the step's name and version, its resolved settings and the digests of its inputs. A known fingerprint
+is never run again. An attempt that was interrupted leaves its scratch folder, and the next attempt resumes from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from feilun.errors import ArtifactError, ConflictError, FeilunError
+from feilun.pipeline.steps import Progress, Settings, Step, Workspace
+from feilun.store import runs
+from feilun.store.artifacts import Artifact, ArtifactStore, canonical
+
+Inputs = Mapping[str, Artifact | tuple[Artifact, ...] | None]
+Observer = Callable[[str, Progress], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave. ``reused`` is True where nothing had to be done; times are those of the attempt, in seconds."""
+
+    name: str
+    artifact: Artifact
+    reused: bool
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(step: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """The identity of a piece of work: equal fingerprints give equal artefacts."""
+    return hashlib.sha256(canonical([step, version, settings, inputs])).hexdigest()
+
+
+def step_fingerprint(step: Step, settings: Settings, digests: Mapping[str, Any]) -> str:
+    """As ``fingerprint``, from a registered step; absent optional inputs don't count."""
+    present = {k: v for k, v in digests.items() if v not in (None, ())}
+    return fingerprint(step.name, step.version, settings.model_dump(mode="json"), present)
+
+
+def known(store: ArtifactStore, print_: str) -> Artifact | None:
+    """What this fingerprint gave, if that is still whole in the store."""
+    digest = runs.known_output(store.database, print_)
+    if digest is None:
+        return None
+    try:
+        return store.get(digest)
+    except ArtifactError:  # removed by hand: make it again
+        return None
+
+
+def run_step(
+    store: ArtifactStore, step: Step, settings: Settings, inputs: Inputs, *, name: str, observe: Observer | None = None
+) -> Outcome:
+    """Do the step's work unless its fingerprint is known, and record the attempt whatever comes of it.
+
+    Raises:
+        ConflictError: another process is doing the same work now.
+        FeilunError: whatever the step raised; the attempt is recorded as failed.
+    """
+    digests = {key: _digests(value) for key, value in inputs.items()}
+    print_ = step_fingerprint(step, settings, digests)
+    if (found := known(store, print_)) is not None:
+        return Outcome(name, found, reused=True)
+    scratch = store.folder / "scratch" / print_
+    scratch.mkdir(parents=True, exist_ok=True)
+    with _alone(scratch, name), _fresh_folder(store) as folder:
+        for artifact in _each(inputs):
+            store.verify(artifact)
+        work = Workspace(store, folder, scratch, (lambda p: observe(name, p)) if observe else None)
+        wall, core = time.perf_counter_ns(), time.process_time_ns()
+        output: Artifact | None = None
+        outcome, problem = "failed", None
+        try:
+            output = step.run(**inputs, settings=settings, work=work)
+            outcome = runs.FINISHED
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        except FeilunError as error:
+            problem = str(error)
+            raise
+        finally:
+            wall, core = time.perf_counter_ns() - wall, time.process_time_ns() - core
+            runs.record(
+                store.database,
+                runs.Run(
+                    fingerprint=print_,
+                    step=step.name,
+                    version=step.version,
+                    name=name,
+                    settings=settings.model_dump(mode="json"),
+                    inputs=digests,
+                    metrics=work.metrics,
+                    core_ns=core,
+                    wall_ns=wall,
+                    outcome=outcome,
+                    error=problem,
+                    output=output.digest if output else None,
+                ),
+            )
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Outcome(name, output, reused=False, seconds=wall / 1e9, core_seconds=core / 1e9, metrics=work.metrics)
+
+
+def _digests(value: Artifact | tuple[Artifact, ...] | None) -> str | list[str] | None:
+    if isinstance(value, tuple):
+        return [artifact.digest for artifact in value]
+    return value.digest if value is not None else None
+
+
+def _each(inputs: Inputs) -> Iterator[Artifact]:
+    for value in inputs.values():
+        if isinstance(value, tuple):
+            yield from value
+        elif value is not None:
+            yield value
+
+
+@contextmanager
+def _alone(scratch: Path, name: str) -> Iterator[None]:
+    """One process at a time on one piece of work; the kernel lets go when the process dies."""
+    with (scratch / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"another process is running {name} now", hint="wait for it, then run again") from error
+        yield
+
+
+@contextmanager
+def _fresh_folder(store: ArtifactStore) -> Iterator[Path]:
+    folder = store.folder / "partial" / secrets.token_hex(8)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

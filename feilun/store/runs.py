@@ -1,0 +1,101 @@
+"""What was run: every attempt of every step, with its settings, its cost and its outcome."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import insert, select
+from ulid import ULID
+
+from feilun.store import tables
+from feilun.store.artifacts import canonical
+from feilun.store.database import Database, now_us
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt of one step. Times are nanoseconds; ``core_ns`` counts every thread."""
+
+    fingerprint: str
+    step: str
+    version: int
+    name: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    metrics: dict[str, Any]
+    core_ns: int
+    wall_ns: int
+    outcome: str
+    error: str | None = None
+    output: str | None = None
+
+
+def record(database: Database, run: Run) -> str:
+    """Store one attempt and return its id."""
+    identity = str(ULID())
+    texts = {
+        "settings": canonical(run.settings).decode(),
+        "inputs": canonical(run.inputs).decode(),
+        "metrics": canonical(run.metrics).decode(),
+        "environment": canonical(environment()).decode(),
+    }
+
+    def write(connection: Any) -> None:
+        now = now_us(connection)
+        row = {
+            **texts,
+            "id": identity,
+            "fingerprint": run.fingerprint,
+            "step": run.step,
+            "version": run.version,
+            "name": run.name,
+            "core_ns": run.core_ns,
+            "wall_ns": run.wall_ns,
+            "outcome": run.outcome,
+            "error": run.error,
+            "output": run.output,
+            "started_at": now - run.wall_ns // 1000,
+            "finished_at": now,
+        }
+        connection.execute(insert(tables.runs).values(row))
+
+    database.write(write)
+    return identity
+
+
+def known_output(database: Database, fingerprint: str) -> str | None:
+    """The digest that this fingerprint gave when it last finished."""
+    runs = tables.runs.c
+    query = (
+        select(runs.output)
+        .where(runs.fingerprint == fingerprint, runs.outcome == FINISHED)
+        .order_by(runs.finished_at.desc())
+        .limit(1)
+    )
+    with database.read() as connection:
+        return connection.execute(query).scalar()
+
+
+def newest(database: Database, *, limit: int = 20) -> list[dict[str, Any]]:
+    """The last attempts, newest first, as plain values."""
+    with database.read() as connection:
+        found = connection.execute(select(tables.runs).order_by(tables.runs.c.finished_at.desc()).limit(limit))
+        rows = [dict(row) for row in found.mappings()]
+    return [row | {"metrics": json.loads(row["metrics"]), "settings": json.loads(row["settings"])} for row in rows]
+
+
+def environment() -> dict[str, str]:
+    """What could change a result although no setting did."""
+    packages = ("feilun", "torch", "transformers", "tokenizers", "openvino", "nncf", "polars", "numpy")
+    return {
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        **{package: version(package) for package in packages},
+    }
