@@ -139,6 +139,14 @@ turns = Table(  # append-only: one revolution of the wheel and its decision
 
 # --- requests and the ledger ---------------------------------------------------------------------------------------
 
+prices = Table(  # append-only: the terms behind each price version, so that any row can be rated again
+    "prices",
+    metadata,
+    Column("version", String(64), primary_key=True),  # digest of the terms; usage.price_version names it
+    Column("terms", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
 requests = Table(  # the idempotency row and the hold in one; state moves held -> posted or held -> released
     "requests",
     metadata,
@@ -264,4 +272,4 @@ consents = Table(  # append-only: the newest row of a contributor and purpose ho
     Index("consents_by_contributor", "tenant", "contributor", "purpose"),
 )
 
-APPEND_ONLY = ("promotions", "turns", "usage", "postings", "invoices", "feedback", "consents")
+APPEND_ONLY = ("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents")
