@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ Observer = Callable[[str, Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave. ``reused`` is True where nothing had to be done; times are those of the attempt, in seconds."""
+    """What a step gave, and the time of the attempt that made it; ``reused`` says that it was not this one."""
 
     name: str
     artifact: Artifact
     reused: bool
-    seconds: float = 0.0
-    core_seconds: float = 0.0
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float  # by the clock
+    core_ns: int  # processor time of all threads, nanoseconds
+    metrics: Mapping[str, Any]
 
 
 def fingerprint(step: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -49,15 +49,16 @@ def step_fingerprint(step: Step, settings: Settings, digests: Mapping[str, Any])
     return fingerprint(step.name, step.version, settings.model_dump(mode="json"), present)
 
 
-def known(store: ArtifactStore, print_: str) -> Artifact | None:
+def known(store: ArtifactStore, print_: str) -> Outcome | None:
     """What this fingerprint gave, if that is still whole in the store."""
-    digest = runs.known_output(store.database, print_)
-    if digest is None:
+    made = runs.made(store.database, print_)
+    if made is None:
         return None
     try:
-        return store.get(digest)
+        artifact = store.get(made.output)
     except ArtifactError:  # removed by hand: make it again
         return None
+    return Outcome("", artifact, True, made.wall_ns / 1e9, made.core_ns, made.metrics)
 
 
 def run_step(
@@ -72,7 +73,7 @@ def run_step(
     digests = {key: _digests(value) for key, value in inputs.items()}
     print_ = step_fingerprint(step, settings, digests)
     if (found := known(store, print_)) is not None:
-        return Outcome(name, found, reused=True)
+        return replace(found, name=name)
     scratch = store.folder / "scratch" / print_
     scratch.mkdir(parents=True, exist_ok=True)
     with _alone(scratch, name), _fresh_folder(store) as folder:
@@ -111,7 +112,7 @@ def run_step(
                 ),
             )
     shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome(name, output, reused=False, seconds=wall / 1e9, core_seconds=core / 1e9, metrics=work.metrics)
+    return Outcome(name, output, False, wall / 1e9, core, work.metrics)
 
 
 def _digests(value: Artifact | tuple[Artifact, ...] | None) -> str | list[str] | None:

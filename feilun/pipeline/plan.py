@@ -107,7 +107,7 @@ def bring_in(
     """An outside reference as an artefact, fetched only if it is not in the store yet."""
     identity = outside.identity(reference)
     if identity and (found := known(store, _import_print(identity, kind))) is not None:
-        return found
+        return found.artifact
     if observe:
         observe(reference, Progress("fetching", 0, 0))
     fetched = outside.fetch(reference, kind)
@@ -155,11 +155,11 @@ def _plan_one(section: Section, planned: dict[str, PlannedStep], store: Artifact
             here = known(store, _import_print(identity, needed.kind)) if identity else None
             if here is None:
                 return PlannedStep(section, "run", f"{reference} is not in the store yet")
-            found.append(here.digest)
+            found.append(here.artifact.digest)
         digests[needed.name] = found if needed.many else (found[0] if found else None)
     output = known(store, step_fingerprint(section.step, section.settings, digests))
     if output is not None:
-        return PlannedStep(section, "reuse", f"known as {output.short}", output)
+        return PlannedStep(section, "reuse", f"known as {output.artifact.short}", output.artifact)
     return PlannedStep(section, "run", _why(section, digests, store))
 
 

@@ -70,7 +70,7 @@ def load(
     sections: dict[str, Section] = {}
     rest: dict[str, Settings] = {}
     for verb, body in declared.items():
-        if verb in STEPS:
+        if verb in STEPS and STEPS[verb].declared:
             for part, values in _named(verb, body, problems):
                 section = _section(STEPS[verb], part, values, problems, recipes)
                 if section:
@@ -81,7 +81,11 @@ def load(
             for part, values in _named(verb, body, problems):
                 _keep(rest, f"{verb}.{part}", _validate(others[f"{verb}.*"], values, [verb, part], problems))
         else:
-            known = [*STEPS, *(o.removesuffix(".*") for o in others), "project"]
+            known = [
+                *(s.name for s in STEPS.values() if s.declared),
+                *(o.removesuffix(".*") for o in others),
+                "project",
+            ]
             problems.add(f"there is no stage '{verb}'", [verb], did_you_mean(verb, known))
     _check_references(sections, problems)
     problems.check()

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,7 +27,6 @@ class Settings(BaseModel):
     """A section of the project file: frozen, and every unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    recipes: ClassVar[bool] = False  # whether ``recipe = "name"`` may stand in the section
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Step:
     settings: type[Settings]
     inputs: tuple[Input, ...]
     output: type[Artifact]
+    declared: bool  # whether it may stand in the project file; the others are run by a turn of the wheel
 
 
 @dataclass
@@ -92,8 +92,12 @@ class Workspace:
         return self.store.add(kind, self.folder, parents=[p.digest for p in parents], facts=facts)
 
 
-def step(name: str, *, version: int) -> Callable[[Callable[..., A]], Callable[..., A]]:
-    """Register a function as the step ``name``; it stays callable as it is."""
+def step(name: str, *, version: int, declared: bool = True) -> Callable[[Callable[..., A]], Callable[..., A]]:
+    """Register a function as the step ``name``; it stays callable as it is.
+
+    Args:
+        declared: False for a step that a turn of the wheel runs and no project file names.
+    """
 
     def register(function: Callable[..., A]) -> Callable[..., A]:
         hints = typing.get_type_hints(function)
@@ -102,7 +106,7 @@ def step(name: str, *, version: int) -> Callable[[Callable[..., A]], Callable[..
             for parameter in inspect.signature(function).parameters
             if parameter not in ("settings", "work")
         )
-        STEPS[name] = Step(name, version, function, hints["settings"], inputs, hints["return"])
+        STEPS[name] = Step(name, version, function, hints["settings"], inputs, hints["return"], declared)
         return function
 
     return register

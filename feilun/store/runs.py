@@ -70,17 +70,28 @@ def record(database: Database, run: Run) -> str:
     return identity
 
 
-def known_output(database: Database, fingerprint: str) -> str | None:
-    """The digest that this fingerprint gave when it last finished."""
-    runs = tables.runs.c
+@dataclass(frozen=True)
+class Made:
+    """What a fingerprint gave when it last finished, and what that cost."""
+
+    output: str
+    core_ns: int
+    wall_ns: int
+    metrics: dict[str, Any]
+
+
+def made(database: Database, fingerprint: str) -> Made | None:
+    """The newest finished attempt of this fingerprint."""
+    columns = tables.runs.c
     query = (
-        select(runs.output)
-        .where(runs.fingerprint == fingerprint, runs.outcome == FINISHED)
-        .order_by(runs.finished_at.desc())
+        select(columns.output, columns.core_ns, columns.wall_ns, columns.metrics)
+        .where(columns.fingerprint == fingerprint, columns.outcome == FINISHED)
+        .order_by(columns.finished_at.desc())
         .limit(1)
     )
     with database.read() as connection:
-        return connection.execute(query).scalar()
+        row = connection.execute(query).first()
+    return Made(row.output, row.core_ns, row.wall_ns, json.loads(row.metrics)) if row else None
 
 
 def newest(database: Database, *, limit: int = 20) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Judgements of answers become examples, with the consent of whoever gave them."""

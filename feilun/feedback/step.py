@@ -1,0 +1,79 @@
+"""Freeze feedback up to a watermark: events become a dataset, which is where the wheel closes."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from feilun.errors import DataError
+from feilun.feedback.settings import FeedbackSettings
+from feilun.pipeline.kinds import Dataset, Release
+from feilun.pipeline.steps import Workspace, step
+from feilun.store import tables
+from feilun.store.artifacts import Artifact
+from feilun.store.consents import in_force
+
+
+@step("feedback", version=1, declared=False)
+def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Workspace) -> Dataset:
+    """Corrections of the answers of ``releases``, from contributors who let us learn from them.
+
+    The domain of an example is the tenant it came from, so that every later figure can be read customer by customer.
+
+    Args:
+        releases: those that answered; they are the parents, so lineage leads from an example to the answer it corrects.
+
+    Returns:
+        A dataset split by a stable hash of the text: the same sentence is always on the same side.
+
+    Raises:
+        DataError: no consented correction up to the watermark.
+    """
+    import polars as pl
+
+    from feilun import datasets
+
+    with work.store.database.read() as connection:
+        rows = _corrections(connection, releases, settings)
+        allowed = in_force(connection, "learn", until=settings.consents_until)
+    kept = [row for row in rows if (row["tenant"], row["contributor"]) in allowed]
+    if not kept:
+        raise DataError(
+            "there is no feedback to learn from",
+            where=f"{len(rows)} corrections, none with consent to learn" if rows else settings.name,
+            hint="send corrections to POST /v1/feedback with consent ['learn']",
+        )
+    frame = pl.DataFrame(
+        {
+            "id": [row["id"] for row in kept],
+            "text": [row["text"] for row in kept],
+            "label": [row["label"] for row in kept],
+            "split": [datasets.split_of(row["text"], {"test": settings.test_share}, "train") for row in kept],
+            "contributor": [row["contributor"] for row in kept],
+            "domain": [row["tenant"] for row in kept],
+        }
+    )
+    unique = frame.unique("text", keep="last", maintain_order=True)  # the newest judgement of a sentence holds
+    card = {
+        "received": len(rows),
+        "without_consent": len(rows) - len(kept),
+        "superseded": frame.height - unique.height,
+        "kept": unique.height,
+        "corrected": sum(row["label"] != row["answered"] for row in kept),
+    }
+    work.record("freezing feedback", unique.height, unique.height)
+    datasets.write(unique, work.folder, card=card)
+    parents: list[Artifact] = list(releases)
+    labels = sorted(unique["label"].unique())
+    return work.finish(Dataset, parents, rows=unique.height, labels=labels, licence="contributors' consent to learn")
+
+
+def _corrections(
+    connection: Connection, releases: tuple[Release, ...], settings: FeedbackSettings
+) -> list[dict[str, str]]:
+    table = tables.feedback.c
+    query = (
+        select(table.id, table.tenant, table.text, table.label, table.answered, table.contributor)
+        .where(table.release.in_([r.digest for r in releases]), table.id <= settings.feedback_until)
+        .order_by(table.id)
+    )
+    return [dict(row) for row in connection.execute(query).mappings()]

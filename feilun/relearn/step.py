@@ -1,0 +1,50 @@
+"""Mix what users corrected with what the model knew, so that learning the one does not forget the other."""
+
+from __future__ import annotations
+
+from feilun.pipeline.kinds import Dataset
+from feilun.pipeline.steps import Workspace, step
+from feilun.relearn.settings import MixSettings
+
+
+@step("mix", version=1, declared=False)
+def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace) -> Dataset:
+    """All of the feedback's training rows and ``settings.replay`` times as many old ones, drawn at random.
+
+    Experience replay (Rolnick et al. 2019, arXiv 1811.11682): a sample of the old rows, redrawn for each turn under a
+    seed. Held-out rows stay held out: each row keeps its split, and a training row whose text is held out anywhere is
+    removed and counted.
+
+    Args:
+        feedback: corrected examples, domain = tenant.
+        old: what the champion was trained on.
+
+    Returns:
+        A dataset with the training rows mixed and shuffled, and the held-out rows of both.
+    """
+    import polars as pl
+
+    from feilun import datasets
+
+    new, known = datasets.read(feedback), datasets.read(old)
+    held_out = pl.concat([new, known]).filter(pl.col("split") == "test")
+    fresh = new.filter(pl.col("split") == "train")
+    pool = known.filter(pl.col("split") == "train").join(fresh, on="text", how="anti")
+    wanted = min(pool.height, round(settings.replay * fresh.height))
+    replayed = pool.sample(wanted, seed=settings.seed, shuffle=True)
+    train = pl.concat([fresh, replayed])
+    clean = train.join(held_out, on="text", how="anti")
+    mixed = pl.concat(
+        [clean.sample(fraction=1.0, seed=settings.seed, shuffle=True), held_out.unique("id", maintain_order=True)]
+    )
+    card = {
+        "feedback": fresh.height,
+        "replayed": replayed.height,
+        "of": pool.height,
+        "held_out": held_out.height,
+        "leaked_and_removed": train.height - clean.height,
+    }
+    work.record("mixing", clean.height, clean.height)
+    datasets.write(mixed, work.folder, card=card)
+    labels = sorted(mixed["label"].unique())
+    return work.finish(Dataset, [feedback, old], rows=mixed.height, labels=labels, licence=old.facts.get("licence"))
