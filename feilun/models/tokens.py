@@ -1,0 +1,103 @@
+"""Text to token ids, and rows of ids to rectangles that waste little.
+
+A model's folder says everything: ``tokenizer.json`` carries the context (its truncation), ``config.json`` the labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from feilun.errors import ArtifactError
+
+Rows = Sequence[Sequence[int]]
+WIDTH = 16  # a row is padded to the next multiple of this
+TOKENS = 1024  # padded tokens in one rectangle at the most
+
+
+def load_tokenizer(folder: Path, context: int | None = None) -> Tokenizer:
+    """The folder's tokenizer, without padding, cut at ``context`` tokens (its own truncation by default).
+
+    Raises:
+        ArtifactError: no tokenizer.json, or not one that the tokenizers library reads, or no context anywhere.
+    """
+    place = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_str(place.read_text("utf-8"))
+    except Exception as error:  # the library raises bare Exception for whatever it cannot read
+        raise ArtifactError("the tokenizer cannot be read", where=str(place), hint=str(error)[:200]) from error
+    length = context or context_of(tokenizer)
+    if not length:
+        raise ArtifactError("the tokenizer does not say how long a text may be", where=str(place))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(length)
+    return tokenizer
+
+
+def load_labels(folder: Path) -> tuple[str, ...]:
+    """The labels in the order of the scores, from config.json's ``id2label``; none for a model without a head.
+
+    Raises:
+        ArtifactError: config.json is missing or is not JSON.
+    """
+    place = folder / "config.json"
+    try:
+        names = json.loads(place.read_text("utf-8")).get("id2label", {})
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError("the model's configuration cannot be read", where=str(place)) from error
+
+
+def context_of(tokenizer: Tokenizer) -> int:
+    """The most tokens that a text is read to; 0 where the tokenizer does not say."""
+    return int((tokenizer.truncation or {}).get("max_length", 0))
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids with the special ones, at most the context of each text."""
+    return [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+
+
+def rectangles(lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+    """(row numbers, width) of rectangles that hold every row once.
+
+    A row's width depends on its own length alone. So it meets the same arithmetic, and gets the same scores to the last
+    bit, whatever else is asked at the same time (measured: a shared width moves int8 scores by up to 0.013).
+
+    >>> list(rectangles([3, 20, 4]))
+    [([0, 2], 16), ([1], 32)]
+    """
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(-(-max(length, 1) // WIDTH) * WIDTH, []).append(row)
+    for width, rows in sorted(groups.items()):
+        most = max(1, TOKENS // width)
+        for start in range(0, len(rows), most):
+            yield rows[start : start + most], width
+
+
+def pad(rows: Rows, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, both (N, width); padding is id 0 under mask 0, which no output depends on."""
+    ids = np.zeros((len(rows), width), np.int64)
+    mask = np.zeros((len(rows), width), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def run_in_rectangles(
+    rows: Rows,
+    classes: int,
+    score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """Scores (N, C) in the order of ``rows``; ``score`` takes ids and mask of one rectangle."""
+    scores = np.zeros((len(rows), classes), np.float32)
+    for chosen, width in rectangles([len(r) for r in rows]):
+        scores[chosen] = score(*pad([rows[i] for i in chosen], width))
+    return scores
