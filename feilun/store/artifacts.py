@@ -1,7 +1,7 @@
 """Immutable files, named by what is in them.
 
-An artefact is a folder: its files and ``manifest.json``, which lists each file's sha256, the kind, the parents and a few
-facts. Its digest is the sha256 of that manifest, so equal content made from equal parents is one artefact, and a
+An artefact is a folder: its files and ``manifest.json``, which lists each file's sha256, the kind, the parents and a
+few facts. Its digest is the sha256 of that manifest, so equal content made from equal parents is one artefact, and a
 changed byte anywhere is found on load. A folder appears complete or not at all: written aside, synced, renamed.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -68,10 +69,13 @@ class ArtifactStore:
         """Take the files in the folder ``files`` (moved, not copied) as one artefact.
 
         Returns the existing artefact where the same one is there already.
+
+        Raises:
+            ArtifactError: one of the files is called ``manifest.json`` or is a symbolic link.
         """
-        listed = {str(f.relative_to(files)): _describe(f) for f in sorted(files.rglob("*")) if f.is_file()}
-        manifest = {"kind": kind.kind, "parents": sorted(set(parents)), "facts": dict(facts), "files": listed}
-        body = canonical(manifest)
+        listed = {name: _describe(files / name) for name in _names(files)}
+        body = canonical({"kind": kind.kind, "parents": sorted(set(parents)), "facts": dict(facts), "files": listed})
+        manifest: dict[str, Any] = json.loads(body)  # so that what is returned now is what is read later
         digest = hashlib.sha256(body).hexdigest()
         place = self._place(digest)
         if not (place / MANIFEST).exists():
@@ -81,8 +85,10 @@ class ArtifactStore:
             _sync_tree(partial)
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.rename(partial, place)
-            except OSError:  # another process was first with the same content
+                partial.rename(place)
+            except OSError:
+                if not (place / MANIFEST).exists():  # else another process was first with the same content
+                    raise
                 shutil.rmtree(partial)
             sync_folder(place.parent)
         self.database.write(lambda c: _index(c, digest, manifest))
@@ -95,25 +101,25 @@ class ArtifactStore:
             ArtifactError: no such artefact, or its manifest is not what the digest says.
         """
         place = self._place(digest)
-        try:
-            body = (place / MANIFEST).read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"artefact {digest[:12]} is not in the store", where=str(place)) from error
-        if hashlib.sha256(body).hexdigest() != digest:
-            raise ArtifactError(f"artefact {digest[:12]} was changed", where=str(place / MANIFEST), hint=_MENDED)
-        manifest = json.loads(body)
+        manifest = _manifest(place, digest)
+        if manifest["kind"] not in KINDS:
+            raise ArtifactError(f"artefact {digest[:12]} is of the unknown kind '{manifest['kind']}'", where=str(place))
         return KINDS[manifest["kind"]](digest, tuple(manifest["parents"]), manifest["facts"], place)
 
     def verify(self, artifact: A) -> A:
         """Re-hash every file before it is used.
 
         Raises:
-            ArtifactError: a file is missing or is not what the manifest says.
+            ArtifactError: a file is missing, was added, or is not what the manifest says.
         """
-        for name, expected in json.loads((artifact.path / MANIFEST).read_bytes())["files"].items():
-            place = artifact.path / name
-            if not place.is_file() or _describe(place) != expected:
-                raise ArtifactError(f"a file of artefact {artifact.short} was changed", where=str(place), hint=_MENDED)
+        listed: dict[str, Any] = _manifest(artifact.path, artifact.digest)["files"]
+        changed = set(_names(artifact.path, keep_manifest=True)) ^ {*listed, MANIFEST}
+        changed |= {
+            n for n, expected in listed.items() if n not in changed and _describe(artifact.path / n) != expected
+        }
+        if changed:
+            place = artifact.path / min(changed)
+            raise ArtifactError(f"a file of artefact {artifact.short} was changed", where=str(place), hint=_MENDED)
         return artifact
 
     def find(self, prefix: str) -> str:
@@ -124,16 +130,20 @@ class ArtifactStore:
         """
         column = tables.artifacts.c.digest
         with self.database.read() as connection:
-            found = connection.execute(select(column).where(column.startswith(prefix)).limit(2)).scalars().all()
+            query = select(column).where(column.startswith(prefix, autoescape=True)).limit(2)
+            found: list[str] = list(connection.execute(query).scalars())
         if len(found) != 1:
             problem = "several artefacts begin" if found else "no artefact begins"
             raise ArtifactError(f"{problem} with '{prefix}'")
         return found[0]
 
     def _place(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):  # it becomes a path
+            raise ArtifactError(f"'{digest[:80]}' is not the digest of an artefact")
         return self.folder / digest[:2] / digest
 
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MENDED = "remove that folder and run again; it will be made anew"
 
 
@@ -159,6 +169,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _names(folder: Path, *, keep_manifest: bool = False) -> list[str]:
+    """The files below ``folder``, relative, in order."""
+    found = sorted(f for f in folder.rglob("*") if f.is_symlink() or not f.is_dir())
+    for file in found:
+        if file.is_symlink() or (file == folder / MANIFEST and not keep_manifest):
+            raise ArtifactError("an artefact cannot hold this file", where=str(file))
+    return [f.relative_to(folder).as_posix() for f in found]
+
+
+def _manifest(place: Path, digest: str) -> dict[str, Any]:
+    try:
+        body = (place / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"artefact {digest[:12]} is not in the store", where=str(place)) from error
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise ArtifactError(f"artefact {digest[:12]} was changed", where=str(place / MANIFEST), hint=_MENDED)
+    manifest: dict[str, Any] = json.loads(body)
+    return manifest
 
 
 def _describe(file: Path) -> dict[str, Any]:

@@ -11,13 +11,15 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from feilun.errors import SettingError, UnavailableError
 
@@ -25,8 +27,20 @@ T = TypeVar("T")
 Job = Callable[[Connection], T]
 
 GROUP = 128  # jobs in one commit at the most: bounds how long the first of them waits
-BUSY_MS = 5_000  # how long a write waits for another process's lock
+BUSY_MS = 5_000  # how long one attempt waits for another process's lock
+RETRY_S = 20.0  # how long a group that certainly changed nothing is tried again
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+_LOST_A_RACE = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
+_POSTGRES = "-c synchronous_commit=on -c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
+
+
+@dataclass
+class _Waiting(Generic[T]):
+    """One job in the writer's queue."""
+
+    job: Job[T]
+    order: str
+    future: Future[T] = field(default_factory=Future)
 
 
 class Database:
@@ -40,38 +54,64 @@ class Database:
         self.url = url
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        self._jobs: queue.SimpleQueue[tuple[Job[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._writing = self.engine.execution_options(feilun_writes=True)
+        self._jobs: queue.SimpleQueue[_Waiting[Any] | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._closed = False
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection whose changes are rolled back: for SELECT only."""
-        with self.engine.connect() as connection:
+        """A connection whose changes are rolled back: for SELECT only.
+
+        Raises:
+            UnavailableError: the database cannot be reached, or its lock was not free in time.
+        """
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except OperationalError as error:
+            raise UnavailableError("the database cannot be read now", where=_short(error)) from error
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A writing transaction in the caller's own thread, for migrations; ``write`` is for all else."""
+        with self._writing.begin() as connection:
             yield connection
 
-    def write(self, job: Job[T]) -> T:
-        """Run ``job`` in a transaction and return its result once that is durable."""
-        return self.submit(job).result()
+    def write(self, job: Job[T], *, order: str = "") -> T:
+        """Run ``job`` in a transaction and return its result once that is durable. See ``submit``."""
+        return self.submit(job, order=order).result()
 
-    def submit(self, job: Job[T]) -> Future[T]:
+    def submit(self, job: Job[T], *, order: str = "") -> Future[T]:
         """Queue ``job`` for the writer thread; the future resolves after the commit.
 
-        A job that raises is rolled back alone; the others of its group are committed.
+        A job that raises is rolled back alone; the others of its group are committed. A job may run more than once
+        before it is committed once, so it must change nothing but the database.
+
+        Args:
+            order: what the job locks, a tenant say. A group runs in this order, so that two processes whose groups
+                lock the same rows do not wait for each other in a circle.
+
+        Raises:
+            UnavailableError: (from the future) the commit failed, or nobody knows whether it did not: read again.
         """
-        future: Future[T] = Future()
-        if self._writer is None:
-            with self._starting:
-                if self._writer is None:
-                    self._writer = threading.Thread(target=self._write_forever, name="feilun-writer", daemon=True)
-                    self._writer.start()
-        self._jobs.put((job, future))
-        return future
+        waiting = _Waiting(job, order)
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the database is closed")
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_forever, name="feilun-writer", daemon=True)
+                self._writer.start()
+            self._jobs.put(waiting)
+        return waiting.future
 
     def close(self) -> None:
         """Finish the queued writes, then let go of every connection."""
-        if self._writer is not None:
+        with self._lock:
+            self._closed = True
             self._jobs.put(None)
+        if self._writer is not None:
             self._writer.join()
             self._writer = None
         self.engine.dispose()
@@ -83,16 +123,14 @@ class Database:
         self.close()
 
     def _write_forever(self) -> None:
-        while True:
-            group = self._next_group()
-            if group:
-                _commit(self.engine, group)
-            else:
-                return
+        while group := self._next_group():
+            # A future that is running can no longer be cancelled, so its result can always be set.
+            live = [w for w in group if w.future.set_running_or_notify_cancel()]
+            _commit(self._writing, sorted(live, key=lambda w: w.order))
 
-    def _next_group(self) -> list[tuple[Job[Any], Future[Any]]]:
+    def _next_group(self) -> list[_Waiting[Any]]:
         """Wait for one job and take what else is there; an empty list means: stop."""
-        group: list[tuple[Job[Any], Future[Any]]] = []
+        group: list[_Waiting[Any]] = []
         item = self._jobs.get()
         while item is not None:
             group.append(item)
@@ -107,30 +145,63 @@ class Database:
         return group
 
 
-def _commit(engine: Engine, group: list[tuple[Job[Any], Future[Any]]]) -> None:
+def _commit(engine: Engine, group: list[_Waiting[Any]]) -> None:
     """One transaction for the whole group; futures are resolved only after it is durable."""
-    results: list[tuple[Future[Any], Any, BaseException | None]] = []
-    try:
-        with engine.begin() as connection:
-            for job, future in group:
-                try:
-                    with connection.begin_nested():
-                        results.append((future, job(connection), None))
-                except OperationalError:
-                    raise  # the database itself: nothing of this group is certain
-                except Exception as error:  # handed to the caller, whose job it was
-                    results.append((future, None, error))
-    except Exception as error:  # nothing was committed: every caller must know
-        failure = UnavailableError("the database did not take the write", where=type(error).__name__)
-        failure.__cause__ = error
-        for _, future in group:
-            future.set_exception(failure)
-        return
-    for future, value, problem in results:
-        if problem is None:
-            future.set_result(value)
+    deadline = time.monotonic() + RETRY_S
+    pause = 0.005
+    while group:
+        try:
+            results = _attempt(engine, group)
+        except SQLAlchemyError as error:
+            if _changed_nothing(error) and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(pause * 2, 0.5)
+                continue
+            _fail(group, error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, no caller may wait for ever
+            _fail(group, error)
         else:
-            future.set_exception(problem)
+            for waiting, (value, problem) in zip(group, results, strict=True):
+                if problem is None:
+                    waiting.future.set_result(value)
+                else:
+                    waiting.future.set_exception(problem)
+        return
+
+
+def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exception | None]]:
+    results: list[tuple[Any, Exception | None]] = []
+    with engine.begin() as connection:
+        for waiting in group:
+            try:
+                with connection.begin_nested():
+                    results.append((waiting.job(connection), None))
+            except OperationalError:
+                raise  # the database itself: nothing of this group is certain
+            except Exception as error:  # noqa: BLE001 - handed to the caller, whose job it was
+                results.append((None, error))
+    return results
+
+
+def _changed_nothing(error: SQLAlchemyError) -> bool:
+    """Whether the database itself said that it rolled back, so that the same jobs may be run again."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return getattr(error.orig, "sqlstate", None) in _LOST_A_RACE
+
+
+def _fail(group: list[_Waiting[Any]], error: Exception) -> None:
+    for waiting in group:
+        failure = UnavailableError("the database did not take the write", where=_short(error))
+        failure.__cause__ = error
+        waiting.future.set_exception(failure)
+
+
+def _short(error: Exception) -> str:
+    """The kind of failure without its SQL and parameters, which can hold what users sent."""
+    return type(getattr(error, "orig", None) or error).__name__
 
 
 def now_us(connection: Connection) -> int:
@@ -151,7 +222,10 @@ def _engine(url: str) -> Engine:
         return engine
     if url.startswith(("postgresql://", "postgres://")):
         rest = url.split("://", 1)[1]
-        return create_engine(f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_timeout=10)
+        options = {"connect_timeout": 5, "options": _POSTGRES, "tcp_user_timeout": 10_000}
+        return create_engine(
+            f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_timeout=10, pool_size=10, connect_args=options
+        )
     raise SettingError(
         f"the database '{url.split(':', 1)[0]}' is not supported",
         where="FEILUN_DATABASE_URL",
@@ -163,11 +237,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, see below
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE passes the append-only triggers
     connection.execute(f"PRAGMA journal_mode = {'WAL' if WAL_IS_SAFE else 'DELETE'}")
     connection.execute("PRAGMA synchronous = EXTRA")
 
 
 def _begin_sqlite(connection: Connection) -> None:
     """Writers take the lock at once: a deferred BEGIN can fail half-way with 'database is locked'."""
-    writing = threading.current_thread().name == "feilun-writer"
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    writes = connection.get_execution_options().get("feilun_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

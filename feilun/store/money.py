@@ -7,14 +7,14 @@ currency's minor unit, half to even (the rule of IEEE 754 and of most accounting
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import NamedTuple
 
 from feilun.errors import SettingError
 
 NANO = 10**9
 _MINOR_DIGITS = {"JPY": 0, "KRW": 0, "VND": 0, "BHD": 3, "KWD": 3, "JOD": 3}  # ISO 4217; 2 where not listed
-_FORM = re.compile(r"\s*(-?\d[\d_]*(?:\.\d+)?)\s+([A-Z]{3})\s*")
+_FORM = re.compile(r"\s*(-?)(\d[\d_]*)(?:\.(\d+))?\s+([A-Z]{3})\s*", re.ASCII)
+MOST = 2**63 - 1  # what a BIGINT column holds: more than nine thousand million units
 
 
 class Money(NamedTuple):
@@ -31,7 +31,7 @@ def parse_money(text: str) -> Money:
     """Read ``"19.00 USD"``.
 
     Raises:
-        SettingError: not of that form, or finer than a nano-unit.
+        SettingError: not of that form, finer than a nano-unit, or more than a BIGINT column holds.
 
     >>> parse_money("0.0008 USD")
     Money(nano=800000, currency='USD')
@@ -39,10 +39,13 @@ def parse_money(text: str) -> Money:
     match = _FORM.fullmatch(text)
     if not match:
         raise SettingError(f"'{text}' is not an amount of money", hint="write it as '19.00 USD'")
-    scaled = Decimal(match[1].replace("_", "")) * NANO
-    if scaled != scaled.to_integral_value():
+    sign, whole, decimals, currency = match[1], match[2], (match[3] or "").rstrip("0"), match[4]
+    if len(decimals) > 9:
         raise SettingError(f"'{text}' is finer than a nano-unit (9 decimals)", hint="price a larger unit, say 1,000")
-    return Money(int(scaled), match[2])
+    nano = int(whole.replace("_", "")[:40]) * NANO + int(decimals.ljust(9, "0"))
+    if nano > MOST:
+        raise SettingError(f"'{text[:40]}' is too much", hint=f"the most is {format_money(MOST, currency)}")
+    return Money(-nano if sign else nano, currency)
 
 
 def minor_digits(currency: str) -> int:

@@ -155,7 +155,9 @@ requests = Table(  # the idempotency row and the hold in one; state moves held -
     Column("idempotency_key", String(255), nullable=False),
     Column("body_sha256", String(64), nullable=False),
     Column("state", String(8), nullable=False),
-    Column("hold_nano", BigInteger, nullable=False),
+    Column("holder", String(26), nullable=False),  # who holds it now: an expired lease can be taken over, never shared
+    Column("held_inputs", BigInteger, nullable=False),
+    Column("held_tokens", BigInteger, nullable=False),
     Column("status", Integer),
     Column("answer", Text),  # the stored body that a replay returns byte for byte
     Column("inputs", Text),  # per input: keyed digest of its text, so that feedback can be tied to it
@@ -163,7 +165,7 @@ requests = Table(  # the idempotency row and the hold in one; state moves held -
     Column("lease_until", BigInteger, nullable=False),
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint("state in ('held', 'posted', 'released')", name="state_is_known"),
-    CheckConstraint("hold_nano >= 0", name="hold_is_not_negative"),
+    CheckConstraint("held_inputs >= 0 and held_tokens >= 0", name="hold_is_not_negative"),
     Index("requests_by_state", "state", "lease_until"),
 )
 
@@ -203,16 +205,24 @@ postings = Table(  # append-only: double entry; the amounts of one entry sum to 
     Index("postings_by_account", "account"),
 )
 
-chains = Table(  # a cache of each tenant's newest usage row, locked while the next is written
-    "chains",
-    metadata,
-    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
-    Column("sequence", BigInteger, nullable=False),
-    Column("hash", String(64), nullable=False),
-    Column("at", BigInteger, nullable=False),
+chains = (
+    Table(  # one row a tenant, locked by each ledger transaction: its newest usage row and open holds (a cache)
+        "chains",
+        metadata,
+        Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+        Column("sequence", BigInteger, nullable=False),
+        Column("hash", String(64), nullable=False),
+        Column("at", BigInteger, nullable=False),
+        Column("held_requests", BigInteger, nullable=False),
+        Column("held_inputs", BigInteger, nullable=False),
+        Column("held_tokens", BigInteger, nullable=False),
+        CheckConstraint(
+            "held_requests >= 0 and held_inputs >= 0 and held_tokens >= 0", name="open_holds_are_not_negative"
+        ),
+    )
 )
 
-counters = Table(  # a cache of this month's totals and open holds, rebuilt from the ledger
+counters = Table(  # a cache of each month's totals, rebuilt from the ledger
     "counters",
     metadata,
     Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
@@ -221,7 +231,6 @@ counters = Table(  # a cache of this month's totals and open holds, rebuilt from
     Column("inputs", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("spent_nano", BigInteger, nullable=False),
-    Column("held_nano", BigInteger, nullable=False),
 )
 
 invoices = Table(  # append-only: the bytes of a closed invoice never change

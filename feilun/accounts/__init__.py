@@ -1,0 +1,1 @@
+"""Who may ask, what they pay for it, and how much of it they may use."""

@@ -1,0 +1,140 @@
+"""Proving the ledger: recompute its hash chains, its postings and its counters from the rows themselves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from feilun.store import tables
+from feilun.store.counts import Counts
+from feilun.store.ledger import GENESIS, REVENUE, period_of, receivable, row_hash
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The first bad thing in one tenant's ledger; ``sequence`` and ``request`` name the row where there is one."""
+
+    tenant: str
+    sequence: int | None
+    request: str | None
+    what: str
+
+    def __str__(self) -> str:
+        row = "" if self.sequence is None else f" row {self.sequence} (request {self.request})"
+        return f"{self.tenant}{row}: {self.what}"
+
+
+def verify(connection: Connection, tenant: str | None = None) -> list[Problem]:
+    """Check one tenant's ledger, or all; an empty list means that it holds.
+
+    Each usage row must carry the hash of what it says and of the row before it, follow it without a gap, belong to a
+    posted request, and have two postings of its amount that sum to 0; each posted request must have a usage row; each
+    posting must have its entry; counters and open holds must be what the rows give.
+    """
+    chains = select(tables.chains).order_by(tables.chains.c.tenant)
+    if tenant is not None:
+        chains = chains.where(tables.chains.c.tenant == tenant)
+    problems = [p for chain in connection.execute(chains).all() for p in _tenant(connection, chain)]
+    return problems if tenant is not None else problems + _strays(connection)
+
+
+def rebuild(connection: Connection, tenant: str) -> None:
+    """Write a tenant's counters and open holds anew from its rows."""
+    connection.execute(select(tables.chains).where(tables.chains.c.tenant == tenant).with_for_update()).one()
+    totals, newest = _totals(connection, tenant)
+    connection.execute(tables.counters.delete().where(tables.counters.c.tenant == tenant))
+    for period, (counts, spent) in totals.items():
+        row = {"tenant": tenant, "period": period, "spent_nano": spent, **counts._asdict()}
+        connection.execute(insert(tables.counters).values(row))
+    held = {f"held_{meter}": n for meter, n in _open_holds(connection, tenant)._asdict().items()}
+    change = update(tables.chains).where(tables.chains.c.tenant == tenant)
+    connection.execute(change.values(**held, **newest))
+
+
+def _tenant(connection: Connection, chain: Any) -> Iterator[Problem]:
+    tenant = chain.tenant
+    bad = next(_bad_rows(connection, tenant), None)
+    if bad is not None:
+        yield bad
+        return
+    totals, newest = _totals(connection, tenant)
+    if (chain.sequence, chain.hash) != (newest["sequence"], newest["hash"]):
+        yield Problem(tenant, newest["sequence"] + 1, None, "rows are missing from the end of the chain")
+    table = tables.counters
+    rows = connection.execute(select(table).where(table.c.tenant == tenant)).all()
+    stored = {r.period: (Counts(r.requests, r.inputs, r.tokens), r.spent_nano) for r in rows}
+    if stored != totals:
+        wrong = min({p for p in stored.keys() | totals.keys() if stored.get(p) != totals.get(p)})
+        yield Problem(tenant, None, None, f"the counters of {wrong} are not the sum of its rows (rebuild them)")
+    if Counts(chain.held_requests, chain.held_inputs, chain.held_tokens) != _open_holds(connection, tenant):
+        yield Problem(tenant, None, None, "the open holds are not those of its requests (rebuild them)")
+
+
+def _bad_rows(connection: Connection, tenant: str) -> Iterator[Problem]:
+    usage, requests, postings = tables.usage, tables.requests, tables.postings
+    posted: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    mine = select(postings).join(usage, usage.c.request == postings.c.entry).where(usage.c.tenant == tenant)
+    for row in connection.execute(mine):
+        posted[row.entry][(row.account, row.currency)] = row.amount_nano
+    query = select(usage, requests.c.state, requests.c.tenant.label("asked_by")).outerjoin(
+        requests, requests.c.id == usage.c.request
+    )
+    previous, at = GENESIS, 0
+    rows = connection.execute(query.where(usage.c.tenant == tenant).order_by(usage.c.sequence))
+    for sequence, row in enumerate(rows, start=1):
+        said = {column.name: getattr(row, column.name) for column in usage.columns}
+        sides = {(receivable(tenant), row.currency): row.amount_nano, (REVENUE, row.currency): -row.amount_nano}
+        checks = {
+            "a row is missing before it": row.sequence == sequence,
+            "it does not follow the row before it": row.previous == previous,
+            "its hash is not of what it says": row.hash == row_hash(said),
+            "it is earlier than the row before it": row.at >= at,
+            "its request is not posted": row.state == "posted" and row.asked_by == tenant,
+            "its postings are not its amount": posted.get(row.request) == sides,
+        }
+        for what, holds in checks.items():
+            if not holds:
+                yield Problem(tenant, row.sequence, row.request, what)
+        previous, at = row.hash, row.at
+
+
+def _strays(connection: Connection) -> list[Problem]:
+    usage, requests, postings, invoices = tables.usage, tables.requests, tables.postings, tables.invoices
+    unbilled = select(requests.c.tenant, requests.c.id).outerjoin(usage, usage.c.request == requests.c.id)
+    found = [
+        Problem(row.tenant, None, row.id, "a posted request has no usage row")
+        for row in connection.execute(unbilled.where(requests.c.state == "posted", usage.c.request.is_(None)))
+    ]
+    known = select(usage.c.request).union(select(invoices.c.id))
+    stray = select(postings.c.entry).where(postings.c.entry.not_in(known)).distinct()
+    found += [Problem("?", None, e, "a posting has no entry") for e in connection.execute(stray).scalars()]
+    sums = select(postings.c.currency, func.sum(postings.c.amount_nano).label("total")).group_by(postings.c.currency)
+    found += [
+        Problem("?", None, None, f"the postings in {row.currency} sum to {row.total}, not to 0")
+        for row in connection.execute(sums)
+        if int(row.total) != 0
+    ]
+    return found
+
+
+def _totals(connection: Connection, tenant: str) -> tuple[dict[str, tuple[Counts, int]], dict[str, Any]]:
+    """Each period's counts and spend, and the newest row, from the usage rows."""
+    usage = tables.usage
+    totals: dict[str, tuple[Counts, int]] = {}
+    newest = {"sequence": 0, "hash": GENESIS, "at": 0}
+    for row in connection.execute(select(usage).where(usage.c.tenant == tenant).order_by(usage.c.sequence)):
+        counts, spent = totals.get(period_of(row.at), (Counts(), 0))
+        totals[period_of(row.at)] = (counts.plus(Counts(1, row.inputs, row.tokens)), spent + row.amount_nano)
+        newest = {"sequence": row.sequence, "hash": row.hash, "at": row.at}
+    return totals, newest
+
+
+def _open_holds(connection: Connection, tenant: str) -> Counts:
+    table = tables.requests
+    sums = select(func.count(), func.sum(table.c.held_inputs), func.sum(table.c.held_tokens))
+    row = connection.execute(sums.where(table.c.tenant == tenant, table.c.state == "held")).one()
+    return Counts(*(int(n or 0) for n in row))
