@@ -1,0 +1,136 @@
+"""Files and folders on this machine: which of them are rows or a model, and what they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from feilun.catalog.entries import names
+from feilun.errors import ProjectError, did_you_mean
+from feilun.store.artifacts import sha256_file
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "lines",
+}
+SOURCE_PATTERNS = tuple(f"*{suffix}" for suffix in FORMATS)
+MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt")
+_MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".gguf", ".xml")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def find(path: str, root: Path) -> Path:
+    """The file or folder at ``path``, relative to the project.
+
+    Raises:
+        ProjectError: there is none, or it cannot be a path.
+    """
+    if "\0" in path or not path.strip():
+        raise ProjectError("not a path", where=repr(path[:80]))
+    found = root / Path(path).expanduser()
+    try:
+        if found.exists():
+            return found
+    except OSError as error:  # a name that is too long
+        raise ProjectError(f"not a path: {error.strerror}", where=path[:120]) from error
+    hint = None
+    if path in names():
+        hint = f"did you mean 'catalog:{path}'?"
+    elif found.parent.is_dir():
+        hint = did_you_mean(found.name, [file.name for file in found.parent.iterdir()])
+    raise ProjectError(f"there is no file or folder '{path[:120]}'", where=str(root), hint=hint)
+
+
+def fingerprint(place: Path) -> list[str]:
+    """Names and sha256 of the file, or of what a model folder would give."""
+    files = [place] if place.is_file() else _model_files(place)
+    return [part for file in files for part in (file.name, sha256_file(file))]
+
+
+def only_file(folder: Path) -> Path:
+    """The one file of rows in a folder.
+
+    Raises:
+        ProjectError: there is none, or several.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in FORMATS)
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(str(file.relative_to(folder)) for file in found[:6])
+    hint = f"name one of {listed}" if found else f"known: {', '.join(FORMATS)}"
+    raise ProjectError(f"a source is one file; there are {len(found)} here", where=str(folder), hint=hint)
+
+
+def take(place: Path, kind: str, files: Path) -> dict[str, Any]:
+    """Copy a source's file or a model's files into the folder ``files`` and say what they are.
+
+    Raises:
+        ProjectError: there is nothing of that kind at ``place``.
+    """
+    return _take_source(place, files) if kind == "source" else _take_model(place, files)
+
+
+def check_suffix(name: str, where: str) -> str:
+    """The format that a file's name tells.
+
+    Raises:
+        ProjectError: it tells none.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix not in FORMATS:
+        hint = f"known: {', '.join(FORMATS)}"
+        raise ProjectError(f"the format of '{name[-80:]}' is not known", where=where, hint=hint)
+    return FORMATS[suffix]
+
+
+def _take_source(place: Path, files: Path) -> dict[str, Any]:
+    place = place if place.is_file() else only_file(place)
+    form = check_suffix(place.name, str(place))
+    shutil.copyfile(place, files / f"rows{place.suffix.lower()}")
+    return {"format": form, "columns": ["text"]} if form == "lines" else {"format": form}
+
+
+def _take_model(place: Path, files: Path) -> dict[str, Any]:
+    if place.is_file() and place.suffix != ".gguf":
+        raise ProjectError("a model is a folder", where=str(place), hint=f"write {place.parent}")
+    found = [place] if place.is_file() else _model_files(place)
+    suffixes = {file.suffix for file in found}
+    if ".safetensors" in suffixes and "config.json" in {file.name for file in found}:
+        form = "safetensors"
+    elif ".xml" in suffixes:
+        form = "openvino"
+    elif ".gguf" in suffixes:
+        form = "gguf"
+    else:
+        pickled = place.is_dir() and any(file.suffix in _PICKLED for file in place.iterdir())
+        hint = (
+            "its weights are pickles, which are never loaded: save it with save_pretrained first" if pickled else None
+        )
+        raise ProjectError(
+            "there is no model here: config.json and *.safetensors are needed", where=str(place), hint=hint
+        )
+    for file in found:
+        shutil.copyfile(file, files / file.name)
+    return {"format": form, **_declared(files)}
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """The folder's own files that may belong to a model; pickles and subfolders are left where they are."""
+    graphs = {file.with_suffix(".bin") for file in folder.glob("*.xml")}
+    listed = sorted(file for file in folder.iterdir() if file.is_file())
+    return [file for file in listed if file.suffix in _MODEL_SUFFIXES or file in graphs]
+
+
+def _declared(files: Path) -> dict[str, Any]:
+    """The licence, where a model's config.json or the hub's card names one."""
+    try:
+        config = json.loads((files / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {"licence": config["license"]} if isinstance(config, dict) and isinstance(config.get("license"), str) else {}
