@@ -1,0 +1,99 @@
+"""The ledger as rating needs it: rows in order, each checked against the chain, and the terms that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from feilun.accounts.terms import Counts, Terms
+from feilun.bill.rating import Rated, UsageRow, bounds, rate
+from feilun.errors import ConflictError
+from feilun.store import ledger, tables
+
+BATCH = 5_000  # rows in memory at once
+
+
+def rate_range(connection: Connection, tenant: str, period: str, first: int, last: int) -> Rated:
+    """Rate a tenant's rows ``first`` to ``last``, both included, for an invoice of ``period``.
+
+    Raises:
+        ConflictError: a row is missing or was changed, or names terms that are not there.
+    """
+    usage = tables.usage.c
+    covered = (usage.tenant == tenant) & usage.sequence.between(first, last)
+    earliest, latest = connection.execute(select(func.min(usage.at), func.max(usage.at)).where(covered)).one()
+    before = {} if earliest is None else _counts_before(connection, tenant, first, _months(earliest, latest))
+    terms = _terms(connection, set(connection.execute(select(usage.price_version).where(covered).distinct()).scalars()))
+    return rate(_chained(connection, tenant, first, last), terms, before, tenant, period)
+
+
+def keep_terms(connection: Connection, terms: Terms, at: int) -> None:
+    """Store the terms behind a price version, if they are not there yet."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    row = {"version": terms.version, "terms": terms.as_json(), "at": at}
+    connection.execute(insert(tables.prices).values(row).on_conflict_do_nothing())
+
+
+def _chained(connection: Connection, tenant: str, first: int, last: int) -> Iterator[UsageRow]:
+    """The rows in order; stops with an error at the first that does not follow from the one before."""
+    usage = tables.usage.c
+    expected = ledger.GENESIS
+    if first > 1:
+        previous = (usage.tenant == tenant) & (usage.sequence == first - 1)
+        expected = connection.execute(select(usage.hash).where(previous)).scalar() or ""
+    covered = select(tables.usage).where(usage.tenant == tenant, usage.sequence.between(first, last))
+    sequence = first
+    found = connection.execution_options(yield_per=BATCH).execute(covered.order_by(usage.sequence))
+    for row in found.mappings():
+        if row["sequence"] != sequence or row["previous"] != expected or ledger.row_hash(dict(row)) != row["hash"]:
+            raise _broken(tenant, sequence)
+        yield UsageRow(*(row[name] for name in UsageRow._fields))
+        sequence, expected = sequence + 1, row["hash"]
+    if sequence != last + 1:
+        raise _broken(tenant, sequence)
+
+
+def _broken(tenant: str, sequence: int) -> ConflictError:
+    return ConflictError(
+        "the ledger was changed behind our back: this row is missing or not what its hash says",
+        where=f"usage of tenant '{tenant}', sequence {sequence}",
+        hint="see all that is wrong with: feilun bill --verify; then restore a backup",
+        code="ledger-broken",
+    )
+
+
+def _terms(connection: Connection, versions: set[str]) -> Mapping[str, Terms]:
+    prices = tables.prices.c
+    found = connection.execute(select(prices.version, prices.terms).where(prices.version.in_(versions)))
+    terms = {version: Terms.from_json(text) for version, text in found}
+    for version in sorted(versions):
+        if version not in terms or terms[version].version != version:
+            raise ConflictError(
+                f"the terms of price version {version[:12]} are missing or were changed",
+                where="table prices",
+                hint="restore a backup",
+                code="ledger-broken",
+            )
+    return terms
+
+
+def _months(earliest: int, latest: int) -> list[str]:
+    months = [ledger.period_of(earliest)]
+    while months[-1] < ledger.period_of(latest):
+        months.append(ledger.period_of(bounds(months[-1])[1]))
+    return months
+
+
+def _counts_before(connection: Connection, tenant: str, first: int, months: list[str]) -> dict[str, Counts]:
+    usage = tables.usage.c
+    counts = {}
+    for month in months:
+        begins, ends = bounds(month)
+        query = select(func.count(), func.sum(usage.inputs), func.sum(usage.tokens)).where(
+            usage.tenant == tenant, usage.sequence < first, usage.at >= begins, usage.at < ends
+        )
+        requests, inputs, tokens = connection.execute(query).one()
+        counts[month] = Counts(requests, int(inputs or 0), int(tokens or 0))
+    return counts
