@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def step_fingerprint(step: Step, settings: Settings, digests: Mapping[str, Any])
 
 def known(store: ArtifactStore, print_: str) -> Outcome | None:
     """What this fingerprint gave, if that is still whole in the store."""
-    made = runs.made(store.database, print_)
+    made = runs.made(store.database, print_) or _adopt(store, print_)
     if made is None:
         return None
     try:
@@ -59,6 +60,26 @@ def known(store: ArtifactStore, print_: str) -> Outcome | None:
     except ArtifactError:  # removed by hand: make it again
         return None
     return Outcome("", artifact, True, made.wall_ns / 1e9, made.core_ns, made.metrics)
+
+
+def leave_record(store: ArtifactStore, run: runs.Run) -> None:
+    """Note a finished run beside the artefacts, so that another database over the same folder reuses it too."""
+    folder = store.folder / "runs"
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{run.fingerprint}.{secrets.token_hex(4)}"
+    partial.write_bytes(canonical(asdict(run)))
+    partial.rename(folder / f"{run.fingerprint}.json")
+
+
+def _adopt(store: ArtifactStore, print_: str) -> runs.Made | None:
+    """A run that was recorded with another database: take it over, its cost included."""
+    try:
+        run = runs.Run(**json.loads((store.folder / "runs" / f"{print_}.json").read_bytes()))
+        store.adopt(str(run.output))
+    except (FileNotFoundError, ArtifactError):
+        return None
+    runs.record(store.database, run)
+    return runs.made(store.database, print_)
 
 
 def run_step(
@@ -94,23 +115,22 @@ def run_step(
             raise
         finally:
             wall, core = time.perf_counter_ns() - wall, time.process_time_ns() - core
-            runs.record(
-                store.database,
-                runs.Run(
-                    fingerprint=print_,
-                    step=step.name,
-                    version=step.version,
-                    name=name,
-                    settings=settings.model_dump(mode="json"),
-                    inputs=digests,
-                    metrics=work.metrics,
-                    core_ns=core,
-                    wall_ns=wall,
-                    outcome=outcome,
-                    error=problem,
-                    output=output.digest if output else None,
-                ),
+            run = runs.Run(
+                fingerprint=print_,
+                step=step.name,
+                version=step.version,
+                name=name,
+                settings=settings.model_dump(mode="json"),
+                inputs=digests,
+                metrics=work.metrics,
+                core_ns=core,
+                wall_ns=wall,
+                outcome=outcome,
+                error=problem,
+                output=output.digest if output else None,
             )
+            runs.record(store.database, run)
+    leave_record(store, run)
     shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(name, output, False, wall / 1e9, core, work.metrics)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import select
 
 from feilun.errors import FeilunError, ProjectError, did_you_mean
-from feilun.pipeline.execute import Observer, Outcome, fingerprint, known, run_step, step_fingerprint
+from feilun.pipeline.execute import Observer, Outcome, fingerprint, known, leave_record, run_step, step_fingerprint
 from feilun.pipeline.project import Project, Section, is_internal
 from feilun.pipeline.steps import Progress
 from feilun.store import runs, tables
@@ -126,6 +126,7 @@ def bring_in(
         output=artifact.digest,
     )
     runs.record(store.database, run)
+    leave_record(store, run)
     return artifact
 
 

@@ -87,9 +87,11 @@ class ArtifactStore:
             try:
                 partial.rename(place)
             except OSError:
-                if not (place / MANIFEST).exists():  # else another process was first with the same content
-                    raise
-                shutil.rmtree(partial)
+                if (place / MANIFEST).exists():  # another process was first with the same content
+                    shutil.rmtree(partial)
+                else:  # what somebody left of an artefact that they began to remove
+                    shutil.rmtree(place)
+                    partial.rename(place)
             sync_folder(place.parent)
         self.database.write(lambda c: _index(c, digest, manifest))
         return kind(digest, tuple(manifest["parents"]), manifest["facts"], place)
@@ -105,6 +107,22 @@ class ArtifactStore:
         if manifest["kind"] not in KINDS:
             raise ArtifactError(f"artefact {digest[:12]} is of the unknown kind '{manifest['kind']}'", where=str(place))
         return KINDS[manifest["kind"]](digest, tuple(manifest["parents"]), manifest["facts"], place)
+
+    def adopt(self, digest: str) -> None:
+        """Index an artefact that is in the folder, and all that it was made from, in this database.
+
+        Raises:
+            ArtifactError: one of them is not there, or its manifest was changed.
+        """
+        artifact = self.get(digest)
+        with self.database.read() as connection:
+            known = select(tables.artifacts.c.digest).where(tables.artifacts.c.digest == digest)
+            if connection.execute(known).first() is not None:
+                return
+        for parent in artifact.parents:
+            self.adopt(parent)
+        manifest = _manifest(artifact.path, digest)
+        self.database.write(lambda c: _index(c, digest, manifest))
 
     def verify(self, artifact: A) -> A:
         """Re-hash every file before it is used.

@@ -41,9 +41,9 @@ class Deployment:
         return self.pepper.encode()
 
 
-def from_environment(root: Path) -> Deployment:
+def from_environment(root: Path, home: Path | None = None) -> Deployment:
     """Read FEILUN_HOME, FEILUN_DATABASE_URL (or DATABASE_URL) and FEILUN_PEPPER; then the home's ``secrets.env``."""
-    home = Path(os.environ.get("FEILUN_HOME") or root / HOME).resolve()
+    home = (home or Path(os.environ.get("FEILUN_HOME") or root / HOME)).resolve()
     stored = read_secrets(home)
     url = os.environ.get("FEILUN_DATABASE_URL") or os.environ.get("DATABASE_URL") or stored.get("FEILUN_DATABASE_URL")
     pepper = os.environ.get("FEILUN_PEPPER") or stored.get("FEILUN_PEPPER")

@@ -1,0 +1,5 @@
+"""``python -m feilun``."""
+
+from feilun.cli import main
+
+main()

@@ -1,0 +1,59 @@
+"""The command line: one file a command, nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from feilun.cli import (
+    bill,
+    demo,
+    doctor,
+    feedback,
+    init,
+    key,
+    relearn,
+    releases,
+    run,
+    serve,
+    status,
+    tenant,
+    trace,
+    usage,
+)
+from feilun.cli.show import print_error
+from feilun.errors import FeilunError
+
+app = typer.Typer(
+    name="feilun",
+    help="From your users' data to a model that answers, earns and learns.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("init")(init.init)
+app.command("run")(run.run)
+app.command("serve")(serve.serve)
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
+app.command("usage")(usage.usage)
+app.add_typer(feedback.app, name="feedback")
+app.command("relearn")(relearn.relearn)
+app.add_typer(releases.app, name="releases")
+app.command("bill")(bill.bill)
+app.command("trace")(trace.trace)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run a command; an error that a person can mend is shown in three lines, with its own exit code."""
+    try:
+        app()
+    except FeilunError as error:
+        print_error(error, as_json="--json" in sys.argv)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        raise SystemExit(0) from None

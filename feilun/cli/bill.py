@@ -1,0 +1,90 @@
+"""``feilun bill``: invoices, and what they really earned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feilun.cli.options import HERE, Json, Root, open_wheel
+from feilun.cli.show import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from feilun.bill.invoices import Invoice
+    from feilun.bill.margin import Margins
+    from feilun.bill.verify import Verification
+
+
+def bill(
+    tenant: Annotated[str | None, typer.Argument(help="Only this customer.")] = None,
+    period: Annotated[str | None, typer.Option(help="A month, UTC: 2026-11. This one by default.")] = None,
+    close: Annotated[bool, typer.Option("--close", help="Close the invoices: their bytes never change again.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write HTML, CSV and JSON of each invoice into this folder.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the ledger: chain, postings, invoices.")] = False,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Invoices of a month (drafts, unless --close) beside serving cost, training cost and margin."""
+    with open_wheel(project) as wheel:
+        checked = wheel.verify() if verify or close else None
+        invoices = wheel.bill(period, tenant=tenant, close=close)
+        margins = wheel.margin(invoices[0].period if invoices else period)
+        written = _write(invoices, out) if out else []
+    if json:
+        document: dict[str, Any] = {"invoices": [i.as_dict() for i in invoices], "margin": margins.as_dict()}
+        if checked is not None:
+            document["verification"] = checked.as_dict()
+        print_json(document)
+    else:
+        _show(invoices, margins, checked)
+        for file in written:
+            say(f"  wrote {file}")
+    if checked is not None and not checked.holds:
+        raise typer.Exit(4)
+
+
+def _show(invoices: list[Invoice], margins: Margins, checked: Verification | None) -> None:
+    from feilun.store.money import format_money
+
+    for invoice in invoices:
+        rows = [
+            [line.id, line.description, line.arithmetic, format_money(line.amount_nano, invoice.currency)]
+            for line in invoice.lines
+        ]
+        print_table(
+            f"{invoice.number}  {invoice.tenant}  {invoice.period}  total {invoice.total}",
+            ["line", "for", "arithmetic", "amount"],
+            rows,
+        )
+    rows = [
+        [
+            m.tenant,
+            *(
+                format_money(n, margins.currency)
+                for n in (m.revenue_nano, m.serving_nano, m.training_nano, m.margin_nano)
+            ),
+        ]
+        for m in margins.tenants
+    ]
+    print_table("margin of closed invoices", ["customer", "revenue", "serving", "share of training", "margin"], rows)
+    if checked is not None:
+        say(
+            "  the ledger agrees with itself" if checked.holds else "  [red]the ledger does not agree with itself[/red]"
+        )
+        for problem in checked.problems:
+            say(f"  {problem}")
+
+
+def _write(invoices: list[Invoice], folder: Path) -> list[Path]:
+    from feilun.bill import render
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for invoice in invoices:
+        forms = {"html": render.as_html(invoice), "csv": render.as_csv([invoice]), "json": render.as_json(invoice)}
+        for ending, text in forms.items():
+            file = folder / f"{invoice.number}-{invoice.tenant}.{ending}"
+            file.write_text(text, "utf-8", newline="")
+            written.append(file)
+    return written

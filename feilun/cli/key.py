@@ -1,0 +1,88 @@
+"""``feilun key``: what a customer's programs say who they are with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from feilun.cli.options import HERE, Json, Root, open_wheel
+from feilun.cli.show import print_json, print_table, say
+
+app = typer.Typer(help="API keys.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="classify, feedback, usage, metrics (may be repeated).")
+    ] = None,
+    days: Annotated[float | None, typer.Option(help="How long it lives; for ever by default.")] = None,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Make a key. It is shown once and kept only as a keyed digest."""
+    from feilun.accounts.keys import USUAL
+
+    with open_wheel(project) as wheel:
+        made = wheel.add_key(tenant, scopes=scope or USUAL, days=days)
+    if json:
+        print_json({"key": made.token, "public_id": made.public_id, "tenant": tenant})
+    else:
+        say(f"{made.token}\n[dim]keep it: it cannot be shown again[/dim]")
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[str | None, typer.Argument(help="Only this customer's.")] = None,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Public ids, scopes and state of the keys; never the keys themselves."""
+    from feilun.accounts import keys
+
+    with open_wheel(project) as wheel:
+        found = keys.keys(wheel.database, tenant)
+    if json:
+        print_json([asdict(key) for key in found])
+        return
+    rows = [[k.public_id, k.tenant, k.mode, " ".join(k.scopes), "revoked" if k.revoked_at else "good"] for k in found]
+    print_table("keys", ["public id", "customer", "mode", "scopes", "state"], rows)
+
+
+@app.command()
+def revoke(
+    public_id: Annotated[str, typer.Argument(help="As 'feilun key list' shows it.")],
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """End a key; every gateway refuses it within a second."""
+    from feilun.accounts import keys
+
+    with open_wheel(project) as wheel:
+        ended = keys.revoke(wheel.database, public_id)
+    if json:
+        print_json(asdict(ended))
+    else:
+        say(f"key {ended.public_id} of {ended.tenant} is revoked")
+
+
+@app.command()
+def rotate(
+    public_id: Annotated[str, typer.Argument(help="The key to replace.")],
+    overlap_hours: Annotated[float, typer.Option(help="How long the old one lives on.")] = 24.0,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Make a key like this one; the old one lives on for a while."""
+    from feilun.accounts import keys
+
+    with open_wheel(project) as wheel:
+        pepper = wheel.deployment.required_pepper()
+        made = keys.rotate(wheel.database, pepper, public_id, overlap_s=overlap_hours * 3600)
+    if json:
+        print_json({"key": made.token, "public_id": made.public_id, "replaces": public_id})
+    else:
+        say(f"{made.token}\n[dim]keep it: it cannot be shown again; {public_id} ends in {overlap_hours:g} hours[/dim]")

@@ -1,0 +1,86 @@
+"""``feilun run``: the steps of the project whose result is not known yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feilun.cli.options import HERE, Json, Root, Set, open_wheel
+from feilun.cli.show import interval, print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from feilun.pipeline.execute import Outcome
+    from feilun.pipeline.plan import Plan
+
+
+def run(
+    project: Root = HERE,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after this stage or section: finetune, finetune.reviews.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why, and do nothing.")] = False,
+    set_: Set = [],  # noqa: B006 - Typer copies it
+    json: Json = False,
+) -> None:
+    """Run what the project file declares. A step whose fingerprint is known is reused."""
+    with open_wheel(project, set_) as wheel:
+        plan = wheel.plan(until)
+        if dry_run:
+            _show_plan(plan, json)
+            return
+        with progress() as observe:
+            outcomes = [_told(o, json) for o in wheel.run(plan, observe)]
+        if json:
+            print_json({"steps": [_as_dict(o) for o in outcomes], "to_run": plan.to_run})
+        elif all(o.reused for o in outcomes):
+            say(f"[green]nothing to do[/green]: all {len(outcomes)} steps are known")
+
+
+def _show_plan(plan: Plan, json: bool) -> None:
+    if json:
+        rows = [{"step": s.section.name, "state": s.state, "reason": s.reason} for s in plan.steps]
+        print_json({"steps": rows, "to_run": plan.to_run})
+        return
+    print_table("plan", ["step", "state", "why"], [[s.section.name, s.state, s.reason] for s in plan.steps])
+
+
+def _told(outcome: Outcome, json: bool) -> Outcome:
+    if not json:
+        how = "[dim]reused[/dim]" if outcome.reused else f"{outcome.seconds:6.1f} s"
+        say(f"{how}  [bold]{outcome.name}[/bold] -> {outcome.artifact.kind} {outcome.artifact.short}  {_gist(outcome)}")
+    return outcome
+
+
+def _gist(outcome: Outcome) -> str:
+    """The one thing to know about a result."""
+    facts = outcome.artifact.facts
+    if outcome.artifact.kind == "dataset":
+        return f"{facts['rows']:,} rows, labels {', '.join(facts['labels'])}"
+    if outcome.artifact.kind == "report":
+        figures = "; ".join(
+            f"{name} macro-F1 {interval(d['macro_f1'])}" for name, d in report(outcome)["domains"].items()
+        )
+        return f"{'passed' if facts['passed'] else '[red]refused[/red]'}: {figures}"
+    return ""
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
+    """The figures of a report."""
+    import json
+
+    loaded: dict[str, Any] = json.loads((outcome.artifact.path / "report.json").read_bytes())
+    return loaded
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "step": outcome.name,
+        "reused": outcome.reused,
+        "seconds": round(outcome.seconds, 3),
+        "core_ns": outcome.core_ns,
+        "kind": outcome.artifact.kind,
+        "digest": outcome.artifact.digest,
+        "path": str(outcome.artifact.path),
+        "facts": dict(outcome.artifact.facts),
+    }

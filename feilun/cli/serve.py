@@ -1,0 +1,24 @@
+"""``feilun serve``: the gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from feilun.cli.options import HERE, Json, Root, open_wheel
+from feilun.cli.show import print_json
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on; only this machine by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8765,
+    threads: Annotated[int | None, typer.Option(help="Processor threads for the model; all cores by default.")] = None,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Answer over HTTP, metering every answer before it leaves. Ctrl-C or SIGTERM drains and stops."""
+    with open_wheel(project) as wheel:
+        if json:
+            print_json({"url": f"http://{host}:{port}", "docs": f"http://{host}:{port}/docs"})
+        wheel.serve(host=host, port=port, threads=threads)

@@ -1,0 +1,306 @@
+"""The wheel in one screen: the stages in order, and the verbs that a command line, a notebook or a page calls.
+
+prepare -> finetune -> evaluate -> compress -> serve -> bill
+   ^                                             |
+   +------------- relearn <------ feedback <-----+
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import select
+
+import feilun.compress.step  # each registers its step
+import feilun.evaluate.step
+import feilun.feedback.step
+import feilun.finetune.step
+import feilun.prepare.step
+import feilun.relearn.step
+import feilun.serve.step  # noqa: F401
+from feilun import catalog, turn
+from feilun.accounts import keys, tenants
+from feilun.bill.settings import BillSettings
+from feilun.errors import ConflictError, ProjectError, SettingError, did_you_mean
+from feilun.pipeline import plan as planning
+from feilun.pipeline import project as projects
+from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
+from feilun.pipeline.kinds import Model, Release, Report
+from feilun.pipeline.steps import STEPS
+from feilun.relearn.settings import RelearnSettings
+from feilun.store import deployment, ledger, releases, runs, tables
+from feilun.store.artifacts import Artifact, ArtifactStore
+from feilun.store.database import Database
+from feilun.store.migrations import open_database
+
+if TYPE_CHECKING:
+    from feilun.bill.invoices import Invoice
+    from feilun.bill.margin import Margins
+    from feilun.bill.trace import ContributorTrace, LineTrace
+    from feilun.bill.verify import Verification
+
+STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
+OTHERS = {"bill": BillSettings, "relearn.*": RelearnSettings}
+PACKAGE = Path(__file__).parent
+LINE = re.compile(r"[A-Z]+-\d+/\d+")
+
+
+class Usage(NamedTuple):
+    """What a tenant used in a calendar month; ``spent_nano`` is metered, before fees."""
+
+    tenant: str
+    plan: str
+    period: str
+    requests: int
+    inputs: int
+    tokens: int
+    spent_nano: int
+    currency: str
+
+
+class Flywheel:
+    """An opened project: what was declared, what was made, and what happened.
+
+    Args:
+        root: the project's folder, or one inside it.
+        changes: settings to change for this time, ``["finetune.reviews.epochs=2"]``.
+        home: where artefacts and the embedded database are; ``.feilun`` in the project by default.
+
+    Raises:
+        ProjectError: there is no project file, or it has problems; all of them are reported.
+    """
+
+    def __init__(self, root: Path | str = ".", changes: Sequence[str] = (), *, home: Path | None = None) -> None:
+        self.root = find_root(Path(root))
+        self.project = projects.load(self.root, OTHERS, changes, shipped("recipes"))
+        self.deployment = deployment.from_environment(self.root, home)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """Artefacts and, through ``store.database``, events; the schema is brought up to date first."""
+        return ArtifactStore(self.deployment.artifacts, open_database(self.deployment.database_url))
+
+    @property
+    def database(self) -> Database:
+        """Events: usage, feedback, consent, postings, promotions."""
+        return self.store.database
+
+    @cached_property
+    def outside(self) -> Outside:
+        """Where references that name no section are looked up."""
+        return Outside(self.root)
+
+    @property
+    def bill_settings(self) -> BillSettings:
+        """The section ``[bill]``, or its defaults."""
+        settings = self.project.others.get("bill", BillSettings())
+        assert isinstance(settings, BillSettings)
+        return settings
+
+    def close(self) -> None:
+        """Finish queued writes and let go of the database."""
+        if "store" in self.__dict__:
+            self.store.database.close()
+
+    def __enter__(self) -> Flywheel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- making ----------------------------------------------------------------------------------------------------
+
+    def plan(self, until: str | None = None) -> planning.Plan:
+        """What would run, what is reused, and why."""
+        return planning.make(self.project, self.store, self.outside, until)
+
+    def run(self, plan: planning.Plan | None = None, observe: Observer | None = None) -> Iterator[Outcome]:
+        """Run a plan (the whole project by default), yielding outcomes. A first release of a name is promoted."""
+        for outcome in planning.execute(plan or self.plan(), self.store, self.outside, observe):
+            if isinstance(outcome.artifact, Release):
+                self._register(outcome.artifact)
+            yield outcome
+
+    def relearn(self, name: str | None = None, *, promote: bool = True, observe: Observer | None = None) -> turn.Turn:
+        """One turn: learn from the feedback that is there, decide, and promote if that is worth it."""
+        return turn.turn(
+            self.project,
+            self.store,
+            self._only("relearn", name),
+            core_hour_nano=self.bill_settings.core_hour.nano,
+            promote=promote,
+            observe=observe,
+        )
+
+    def evaluate(self, model: str, observe: Observer | None = None) -> Report:
+        """What a release says on the held-out rows of every dataset that the project evaluates.
+
+        Args:
+            model: ``name`` for what is served now, or ``name@digest`` (its first digits do).
+        """
+        name, _, prefix = model.partition("@")
+        digest = self.store.find(prefix) if prefix else releases.pointer(self.database, name).release
+        served = next(a for a in map(self.store.get, self.store.get(digest).parents) if isinstance(a, Model))
+        wanted = sorted(
+            {
+                str(r)
+                for s in self.project.sections.values()
+                if s.step.name == "evaluate"
+                for r in s.references["examples"]
+            }
+        )
+        made = {o.name: o.artifact for name in wanted for o in self.run(self.plan(name), observe)}
+        examples = tuple(made[name] for name in wanted)
+        step = STEPS["evaluate"]
+        inputs: Inputs = {"model": served, "examples": examples}
+        outcome = run_step(self.store, step, step.settings(), inputs, name=f"evaluate {model}", observe=observe)
+        assert isinstance(outcome.artifact, Report)
+        return outcome.artifact
+
+    # --- customers -------------------------------------------------------------------------------------------------
+
+    def add_tenant(self, name: str, plan: str) -> tenants.Tenant:
+        """Make a tenant on one of the project's plans, with that plan's monthly budget."""
+        self.bill_settings.terms(plan)  # refuses a plan that is not there
+        budget = self.bill_settings.plans[plan].budget
+        return tenants.create(self.database, name, plan=plan, budget_nano=budget.nano if budget else None)
+
+    def add_key(self, tenant: str, *, scopes: Sequence[str] = keys.USUAL, days: float | None = None) -> keys.NewKey:
+        """Make an API key; its token is known now and never again."""
+        pepper = self.deployment.required_pepper()
+        return keys.create(self.database, pepper, tenant, scopes=scopes, days=days)
+
+    def usage(self, period: str | None = None) -> list[Usage]:
+        """What each tenant used in a calendar month (UTC), this one by default."""
+        found = []
+        for tenant in tenants.tenants(self.database):
+            currency = self.bill_settings.terms(tenant.plan).currency
+            with self.database.read() as connection:
+                month, counts, spent = ledger.month(connection, tenant.id, period)
+            found.append(Usage(tenant.id, tenant.plan, month, *counts, spent, currency))
+        return found
+
+    # --- money -----------------------------------------------------------------------------------------------------
+
+    def bill(self, period: str | None = None, *, tenant: str | None = None, close: bool = False) -> list[Invoice]:
+        """Invoices of a month, drafts unless ``close``. A month that still runs is invoiced up to now."""
+        from feilun.bill import invoices
+
+        made = []
+        for usage in self.usage(period):
+            if tenant in (None, usage.tenant):
+                args = (self.database, usage.tenant, usage.period, self.bill_settings)
+                made.append(invoices.close(*args, interim=True) if close else invoices.draft(*args))
+        if tenant is not None and not made:
+            tenants.get(self.database, tenant)  # says that there is none
+        return made
+
+    def margin(self, period: str | None = None) -> Margins:
+        """What the invoices of a month, or of all time, earned after serving and training."""
+        from feilun.bill import margin
+
+        return margin.margins(self.database, self.bill_settings.core_hour, period)
+
+    def trace(self, what: str) -> LineTrace | ContributorTrace:
+        """An invoice line (``INV-000001/2``) back to its examples, or a contributor forward to the money."""
+        from feilun.bill import trace
+
+        if LINE.fullmatch(what):
+            return trace.trace_line(self.database, self.store, what)
+        return trace.trace_contributor(self.database, self.store, what)
+
+    def verify(self) -> Verification:
+        """Does the ledger agree with itself: chains, postings, invoices?"""
+        from feilun.bill import verify
+
+        return verify.verify(self.database)
+
+    # --- looking ---------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Where the wheel stands, as plain values."""
+        with self.database.read() as connection:
+            turns = connection.execute(select(tables.turns).order_by(tables.turns.c.at.desc()).limit(5)).mappings()
+            columns = ("id", "name", "verdict", "champion", "candidate", "at")
+            last_turns = [{column: row[column] for column in columns} for row in turns]
+        return {
+            "project": self.project.name,
+            "root": str(self.root),
+            "database": self.database.engine.url.render_as_string(hide_password=True),
+            "to_run": self.plan().to_run,
+            "served": [asdict(pointer) for pointer in releases.pointers(self.database)],
+            "usage": [row._asdict() for row in self.usage()],
+            "runs": [
+                {"name": r["name"], "outcome": r["outcome"], "seconds": r["wall_ns"] / 1e9, "at": r["finished_at"]}
+                for r in runs.newest(self.database, limit=8)
+            ],
+            "turns": last_turns,
+        }
+
+    def _register(self, release: Release) -> None:
+        releases.register(self.database, release)
+        name = str(release.facts["name"])
+        if name not in {pointer.name for pointer in releases.pointers(self.database)}:
+            releases.promote(self.database, name, release.digest, expected_version=0, reason="first release")
+
+    def _only(self, verb: str, name: str | None) -> str:
+        """The named section of a verb, or the only one there is."""
+        names = list(self.project.other(verb))
+        if name is None and len(names) == 1:
+            return names[0]
+        if name in names:
+            return str(name)
+        if name is None:
+            raise ProjectError(f"the project has {len(names)} sections of {verb}", hint=f"name one: {', '.join(names)}")
+        raise ProjectError(f"there is no [{verb}.{name}]", hint=did_you_mean(name, names))
+
+
+class Outside:
+    """The catalogue, with the project's folder for relative paths."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def identity(self, reference: str) -> str | None:
+        """See ``pipeline.plan.Outside``."""
+        return catalog.identity(reference, root=self.root)
+
+    def fetch(self, reference: str, kind: type[Artifact]) -> catalog.Fetched:
+        """See ``pipeline.plan.Outside``."""
+        return catalog.fetch(reference, kind, root=self.root)
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder, from ``start`` upwards, that has a project file; ``start`` itself where none has."""
+    start = start.resolve()
+    return next((f for f in (start, *start.parents) if (f / projects.FILE).is_file()), start)
+
+
+def shipped(folder: str) -> Path:
+    """``recipes`` or ``examples``: inside the installed package, or beside it in a checkout."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+def init_project(folder: Path, template: str) -> list[Path]:
+    """Copy a template into ``folder`` and make its secret; returns the files.
+
+    Raises:
+        SettingError: there is no such template.
+        ConflictError: the folder has a project already; nothing is touched.
+    """
+    known = {f.name: f for f in shipped("examples").iterdir() if (f / projects.FILE).is_file()}
+    if template not in known:
+        hint = did_you_mean(template, known) or f"templates: {', '.join(sorted(known))}"
+        raise SettingError(f"there is no template '{template}'", where="--template", hint=hint)
+    if (folder / projects.FILE).exists():
+        raise ConflictError(f"there is a project in {folder} already", hint="choose another folder")
+    shutil.copytree(known[template], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(deployment.HOME))
+    made = sorted(folder / f.relative_to(known[template]) for f in known[template].rglob("*") if f.is_file())
+    return [*made, deployment.write_secrets(folder / deployment.HOME)]

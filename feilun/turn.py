@@ -1,0 +1,267 @@
+"""One turn of the wheel: feedback in, a candidate, a decision with its numbers, perhaps a promotion.
+
+    corrections -> freeze -> mix with replay -> finetune -> compress -> evaluate -> decide -> promote
+
+Every box is a step with a fingerprint, so a turn that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, func, insert, select
+from ulid import ULID
+
+from feilun.errors import DataError, ProjectError, StepError
+from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
+from feilun.pipeline.kinds import Dataset, Model, Release, Report
+from feilun.pipeline.project import Project
+from feilun.pipeline.steps import STEPS, Settings
+from feilun.relearn.decision import Cohort, Decision, OldDomain, Stakes, decide, inputs_per_day
+from feilun.relearn.settings import RelearnSettings
+from feilun.store import lineage, releases, tables
+from feilun.store.artifacts import Artifact, ArtifactStore, canonical
+from feilun.store.consents import in_force
+from feilun.store.database import now_us
+from feilun.store.money import parse_money
+
+A = TypeVar("A", bound=Artifact)
+HOUR_NS = 3600 * 10**9
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One revolution: what went in, what came out, and why."""
+
+    id: str
+    name: str
+    champion: str
+    candidate: str | None
+    decision: Decision
+    promoted: bool
+    core_ns: int  # processor time that the candidate cost
+    steps: tuple[dict[str, Any], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return asdict(self)
+
+
+class _Bench:
+    """Runs the steps of one turn and remembers what each cost."""
+
+    def __init__(self, project: Project, store: ArtifactStore, name: str, observe: Observer | None) -> None:
+        self.project = project
+        self.store = store
+        self.name = name
+        self.observe = observe
+        self.outcomes: list[Outcome] = []
+
+    def run(self, verb: str, kind: type[A], settings: Settings, **inputs: Any) -> A:
+        """Run one step and return its artefact."""
+        given: Inputs = inputs
+        name = f"relearn.{self.name}/{verb}"
+        outcome = run_step(self.store, STEPS[verb], settings, given, name=name, observe=self.observe)
+        self.outcomes.append(outcome)
+        if not isinstance(outcome.artifact, kind):
+            raise StepError(f"{verb} made a {outcome.artifact.kind}, not a {kind.kind}", where=name)
+        return outcome.artifact
+
+    def settings(self, verb: str, **changes: Any) -> Settings:
+        """The settings that the project gives ``verb.name``, or the verb's first section; some of them changed."""
+        sections = self.project.sections
+        section = sections.get(f"{verb}.{self.name}") or next(
+            (s for s in sections.values() if s.step.name == verb), None
+        )
+        base = section.settings if section else STEPS[verb].settings()
+        return base.model_copy(update=changes)
+
+
+def turn(
+    project: Project,
+    store: ArtifactStore,
+    name: str,
+    *,
+    core_hour_nano: int,
+    promote: bool = True,
+    observe: Observer | None = None,
+) -> Turn:
+    """Let the model ``name`` learn from the feedback that is there now.
+
+    Args:
+        core_hour_nano: price of a core-hour, nano-units; measured training is charged at it.
+        promote: False stops after the decision, which is stored all the same.
+
+    Raises:
+        ProjectError: no ``[relearn.<name>]``.
+        DataError: too little consented feedback.
+        ConflictError: somebody else moved the release pointer meanwhile.
+    """
+    settings = project.others.get(f"relearn.{name}")
+    if not isinstance(settings, RelearnSettings):
+        raise ProjectError(f"the project does not say how '{name}' learns", hint=f"add a section [relearn.{name}]")
+    bench = _Bench(project, store, name, observe)
+    pointer = releases.pointer(store.database, name)
+    champion = _get(store, pointer.release, Release)
+    served = _parent(store, champion, Model)
+    tuned = _nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
+    old = _nearest(store, tuned, Dataset, lambda d: True)
+
+    fresh = _freeze(bench, name, settings)
+    mixed = bench.run(
+        "mix", Dataset, STEPS["mix"].settings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old
+    )
+    changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
+    candidate_tuned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
+    candidate = bench.run("compress", Model, bench.settings("compress"), model=candidate_tuned, examples=mixed)
+    judged = (fresh, old)
+    before = bench.run("evaluate", Report, bench.settings("evaluate", require={}), model=served, examples=judged)
+    after = bench.run("evaluate", Report, bench.settings("evaluate"), model=candidate, examples=judged)
+    release = None
+    if after.facts["passed"]:
+        release = bench.run("serve", Release, bench.settings("serve"), model=candidate, reports=(after,))
+        releases.register(store.database, release)
+
+    spent = sum(o.core_ns for o in bench.outcomes)
+    stakes = _stakes(settings, spent * core_hour_nano // HOUR_NS)
+    cohorts = _cohorts(store, fresh, served, candidate, champion)
+    decision = decide(cohorts, _old_domains(before, after, old), stakes, gates={"quality": bool(after.facts["passed"])})
+    promoted = promote and decision.verdict == "promote" and release is not None
+    if promoted and release is not None:
+        releases.promote(
+            store.database,
+            name,
+            release.digest,
+            expected_version=pointer.version,
+            reason="relearn: " + decision.reasons[-1],
+        )
+    done = Turn(
+        id=str(ULID()),
+        name=name,
+        champion=champion.digest,
+        candidate=release.digest if release else None,
+        decision=decision,
+        promoted=promoted,
+        core_ns=spent,
+        steps=tuple(
+            {"name": o.name, "reused": o.reused, "seconds": o.seconds, "core_ns": o.core_ns} for o in bench.outcomes
+        ),
+    )
+    store.database.write(lambda c: _record(c, done))
+    return done
+
+
+def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
+    """Feedback up to now, as a dataset; refuses when there is too little of it."""
+    served = releases.history(bench.store.database, name)
+    answered = tuple(_get(bench.store, digest, Release) for digest in sorted({r.digest for r in served}))
+    table = tables.feedback.c
+    with bench.store.database.read() as connection:
+        rows = connection.execute(
+            select(table.tenant, table.contributor).where(table.release.in_([r.digest for r in answered]))
+        ).all()
+        until = connection.execute(select(func.max(table.id))).scalar()
+        consents_until = connection.execute(select(func.max(tables.consents.c.id))).scalar()
+        allowed = in_force(connection, "learn")
+    consented = sum((row.tenant, row.contributor) in allowed for row in rows)
+    if consented < settings.min_feedback:
+        raise DataError(
+            f"{consented} corrections with consent to learn, {settings.min_feedback} are needed",
+            where=f"relearn.{name}",
+            hint="wait for more feedback, or lower min_feedback",
+        )
+    frozen = STEPS["feedback"].settings(
+        name=name, feedback_until=until, consents_until=consents_until, test_share=settings.test_share
+    )
+    used = tuple(r for r in answered if _has_feedback(bench.store, r.digest))
+    return bench.run("feedback", Dataset, frozen, releases=used)
+
+
+def _has_feedback(store: ArtifactStore, release: str) -> bool:
+    with store.database.read() as connection:
+        found = connection.execute(select(tables.feedback.c.id).where(tables.feedback.c.release == release).limit(1))
+        return found.first() is not None
+
+
+def _cohorts(store: ArtifactStore, fresh: Dataset, served: Model, candidate: Model, champion: Release) -> list[Cohort]:
+    """Held-out corrections by customer, answered by both models as they are served, beside that customer's traffic."""
+    from feilun import datasets, models
+
+    held_out = datasets.read(fresh, "test")
+    texts, truth = held_out["text"].to_list(), held_out["label"].to_list()
+    right = {
+        m: [a == b for a, b in zip(models.predict(m, texts).labels, truth, strict=True)] for m in (served, candidate)
+    }
+    domains = held_out["domain"].to_list()
+    usage = tables.usage.c
+    cohorts = []
+    for tenant in sorted(set(domains)):
+        with store.database.read() as connection:
+            traffic = select(func.sum(usage.inputs), func.min(usage.at)).where(usage.tenant == tenant)
+            inputs, first = connection.execute(traffic).one()
+            per_day = inputs_per_day(inputs or 0, first or 0, now_us(connection))
+        rows = [i for i, domain in enumerate(domains) if domain == tenant]
+        cohorts.append(
+            Cohort(
+                tenant,
+                per_day,
+                len(rows),
+                tuple(right[served][i] for i in rows),
+                tuple(right[candidate][i] for i in rows),
+            )
+        )
+    return cohorts
+
+
+def _old_domains(before: Report, after: Report, old: Dataset) -> list[OldDomain]:
+    from feilun import datasets
+
+    names = sorted(datasets.read(old)["domain"].unique())
+    figures = [json.loads((r.path / "report.json").read_bytes())["domains"] for r in (before, after)]
+    return [OldDomain(n, *(float(f[n]["macro_f1"]["value"]) for f in figures)) for n in names]
+
+
+def _stakes(settings: RelearnSettings, training_cost_nano: int) -> Stakes:
+    value = parse_money(settings.value_per_correct_answer)
+    return Stakes(settings.horizon_days, value.nano, training_cost_nano, settings.max_drop, value.currency)
+
+
+def _record(connection: Connection, done: Turn) -> None:
+    row: Mapping[str, Any] = {
+        "id": done.id,
+        "name": done.name,
+        "champion": done.champion,
+        "candidate": done.candidate,
+        "verdict": done.decision.verdict,
+        "decision": canonical(done.decision.as_dict()).decode(),
+        "at": now_us(connection),
+    }
+    connection.execute(insert(tables.turns).values(row))
+
+
+def _get(store: ArtifactStore, digest: str, kind: type[A]) -> A:
+    artifact = store.get(digest)
+    if not isinstance(artifact, kind):
+        raise StepError(f"{artifact.short} is a {artifact.kind}, not a {kind.kind}")
+    return artifact
+
+
+def _parent(store: ArtifactStore, child: Artifact, kind: type[A]) -> A:
+    return next(a for a in map(store.get, child.parents) if isinstance(a, kind))
+
+
+def _nearest(store: ArtifactStore, start: Artifact, kind: type[A], fits: Any) -> A:
+    """The nearest ancestor of a kind, ``start`` included."""
+    with store.database.read() as connection:
+        links: Sequence[lineage.Link] = lineage.ancestors(connection, start.digest)
+    for link in links:
+        if link.kind == kind.kind:
+            artifact = store.get(link.digest)
+            if isinstance(artifact, kind) and fits(artifact):
+                return artifact
+    raise StepError(
+        f"no {kind.kind} stands behind {start.short}", hint="was the model imported? Then finetune it first"
+    )

@@ -1,0 +1,116 @@
+"""Project files: every problem at once, with its line and a hint (RELIABILITY 45)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from feilun.errors import ProjectError
+from feilun.flywheel import OTHERS, find_root, shipped
+from feilun.pipeline import project as projects
+from feilun.pipeline.problems import line_numbers
+
+GOOD = (shipped("examples") / "reviews" / "feilun.toml").read_text("utf-8")
+
+
+def load(folder: Path, text: str, *changes: str) -> projects.Project:
+    (folder / "feilun.toml").write_text(text, "utf-8")
+    return projects.load(folder, OTHERS, changes, shipped("recipes"))
+
+
+def problem_of(folder: Path, text: str, *changes: str) -> str:
+    with pytest.raises(ProjectError) as caught:
+        load(folder, text, *changes)
+    return str(caught.value)
+
+
+def line_of(text: str, part: str) -> int:
+    return next(n for n, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+@pytest.mark.parametrize("name", ["reviews", "own"])
+def test_every_project_that_we_ship_is_valid(name):
+    assert projects.load(shipped("examples") / name, OTHERS, (), shipped("recipes")).name == name
+
+
+def test_case_45_all_problems_are_said_at_once_with_their_lines(tmp_path):
+    text = GOOD.replace("quantise =", "quantize =").replace("horizon_days = 30", 'horizon_days = "soon"')
+    text = text.replace('base = "catalog:all-MiniLM-L6-v2"\n', "").replace(
+        'model = "finetune.reviews"', 'model = "finetune.reviws"'
+    )
+    said = problem_of(tmp_path, text)
+    assert "4 problems" in said
+    assert f"feilun.toml:{line_of(text, 'quantize')}  [compress.reviews]" in said and "did you mean 'quantise'?" in said
+    assert f"feilun.toml:{line_of(text, 'horizon_days')}  [relearn.reviews]" in said
+    assert "finetune needs 'base'" in said
+    assert "nothing makes 'finetune.reviws'" in said and "did you mean 'finetune.reviews'?" in said
+
+
+def test_case_45_an_unknown_name_inside_a_plan_is_found_on_its_own_line(tmp_path):
+    text = GOOD.replace('monthly = "49.00 USD"', 'montly = "49.00 USD"')
+    said = problem_of(tmp_path, text)
+    assert f"feilun.toml:{line_of(text, 'montly')}" in said
+    assert "did you mean 'monthly'?" in said
+
+
+def test_case_45_a_circle_of_steps_is_shown(tmp_path):
+    text = GOOD.replace('base = "catalog:all-MiniLM-L6-v2"', 'base = "compress.reviews"')
+    assert "in a circle: " in problem_of(tmp_path, text)
+
+
+def test_case_45_an_input_of_the_wrong_kind_is_refused(tmp_path):
+    text = GOOD.replace('base = "catalog:all-MiniLM-L6-v2"', 'base = "prepare.films"')
+    assert "'prepare.films' makes a dataset, 'base' needs a model" in problem_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = [", "is not TOML"),
+        ("[finetune.a]\n", "the project has no name"),
+        ('[project]\nname = "a"\n[fintune.a]\n', "did you mean 'finetune'?"),
+        ('[project]\nname = "a"\n[mix.a]\n', "there is no stage 'mix'"),
+        ('[project]\nname = "a"\n[finetune]\nbase = "x"\n', "'finetune' needs a name"),
+        ('[project]\nname = "a"\nsecret = "x"\n', "project has no setting 'secret'"),
+    ],
+)
+def test_case_45_what_is_not_a_project_is_refused_in_words(tmp_path, text, words):
+    assert words in problem_of(tmp_path, text)
+
+
+def test_a_missing_project_file_says_how_to_begin(tmp_path):
+    with pytest.raises(ProjectError, match=r"there is no feilun\.toml here") as caught:
+        projects.load(tmp_path, OTHERS)
+    assert caught.value.hint == "run: feilun init"
+
+
+def test_the_layers_are_recipe_then_project_then_set(tmp_path):
+    recipe = projects.load(shipped("examples") / "reviews", OTHERS, (), shipped("recipes"))
+    settings = recipe.sections["finetune.reviews"].settings
+    text = GOOD.replace('recipe = "full-small"', 'recipe = "full-small"\nepochs = 7')
+    assert load(tmp_path, text).sections["finetune.reviews"].settings == settings.model_copy(update={"epochs": 7})
+    changed = load(tmp_path, text, "finetune.reviews.epochs=9").sections["finetune.reviews"].settings
+    assert changed == settings.model_copy(update={"epochs": 9})
+
+
+@pytest.mark.parametrize("change", ["epochs=2", "finetune.reviews.epochs", "finetune.reviews.epoch=2", "a.b.c=1"])
+def test_a_change_that_makes_no_sense_is_refused(tmp_path, change):
+    assert problem_of(tmp_path, GOOD, change)
+
+
+def test_an_unknown_recipe_lists_the_known_ones(tmp_path):
+    said = problem_of(tmp_path, GOOD.replace('"full-small"', '"ful-small"'))
+    assert "did you mean 'full-small'?" in said
+
+
+def test_line_numbers_are_those_of_an_editor():
+    lines = line_numbers('# note\n[a]\nx = 1\n\n[b."c d"]\ny.z = [\n  1,\n]\n')
+    assert (lines["a",], lines["a", "x"], lines["b", "c d"], lines["b", "c d", "y", "z"]) == (2, 3, 5, 6)
+
+
+def test_a_project_is_found_from_a_folder_inside_it(tmp_path):
+    load(tmp_path, GOOD)
+    inside = tmp_path / "data" / "more"
+    inside.mkdir(parents=True)
+    assert find_root(inside) == tmp_path
