@@ -1,0 +1,8 @@
+"""Reading users' rows, whatever their format, and reading and writing the project's own datasets."""
+
+from __future__ import annotations
+
+from feilun.datasets.rows import COLUMNS, SPLITS, check, describe, read, write
+from feilun.datasets.sources import column, read_source
+
+__all__ = ["COLUMNS", "SPLITS", "check", "column", "describe", "read", "read_source", "write"]
