@@ -220,11 +220,11 @@ def reap(connection: Connection, tenant: str) -> int:
     return len(rows)
 
 
-def find(connection: Connection, tenant: str, request: str) -> Replay | None:
-    """The stored answer of a captured request of this tenant: how an unknown commit is resolved."""
+def find(connection: Connection, tenant: str, idempotency_key: str, body_sha256: str) -> Replay | None:
+    """The stored answer of a captured request: how an unknown commit is resolved."""
     table = tables.requests
-    mine = (table.c.tenant == tenant) & (table.c.id == request) & (table.c.state == "posted")
-    row = connection.execute(select(table).where(mine)).one_or_none()
+    mine = (table.c.tenant == tenant) & (table.c.idempotency_key == idempotency_key) & (table.c.state == "posted")
+    row = connection.execute(select(table).where(mine, table.c.body_sha256 == body_sha256)).one_or_none()
     return None if row is None else _replay(row)
 
 

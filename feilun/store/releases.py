@@ -87,19 +87,25 @@ def rollback(database: Database, name: str, *, reason: str = "rolled back") -> P
     return promote(database, name, stack[-2], expected_version=now.version, reason=reason)
 
 
+def find_pointer(database: Database, name: str) -> Pointer | None:
+    """The pointer ``name``, or None where nothing was promoted yet."""
+    with database.read() as connection:
+        row = connection.execute(select(tables.pointers).where(tables.pointers.c.name == name)).one_or_none()
+    return None if row is None else Pointer(row.name, row.release, row.version)
+
+
 def pointer(database: Database, name: str) -> Pointer:
     """The pointer ``name``.
 
     Raises:
         AccessError: there is none.
     """
-    with database.read() as connection:
-        row = connection.execute(select(tables.pointers).where(tables.pointers.c.name == name)).one_or_none()
-    if row is None:
+    found = find_pointer(database, name)
+    if found is None:
         raise AccessError(
             f"nothing is served under the name '{name}'", status=404, hint="feilun releases promote", code="no-release"
         )
-    return Pointer(row.name, row.release, row.version)
+    return found
 
 
 def pointers(database: Database) -> list[Pointer]:

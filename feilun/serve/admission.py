@@ -1,0 +1,54 @@
+"""What may be inside at once, by count and by tokens. The rest is refused at once, unbilled, rather than queued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from feilun.errors import UnavailableError
+
+
+class Admission:
+    """Counts of one process; used from the event loop's thread only."""
+
+    def __init__(self, most_requests: int, most_tokens: int) -> None:
+        self.requests = 0
+        self.tokens = 0
+        self._most_requests = most_requests
+        self._most_tokens = most_tokens
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """A place for one request.
+
+        Raises:
+            UnavailableError: all places are taken.
+        """
+        if self.requests >= self._most_requests:
+            raise _full()
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+    @contextmanager
+    def room(self, tokens: int) -> Iterator[None]:
+        """Room for a request's tokens; a request larger than all the room is let in when it is alone.
+
+        Raises:
+            UnavailableError: there is not enough room now.
+        """
+        if self.tokens and self.tokens + tokens > self._most_tokens:
+            raise _full()
+        self.tokens += tokens
+        try:
+            yield
+        finally:
+            self.tokens -= tokens
+
+
+def _full() -> UnavailableError:
+    return UnavailableError(
+        "too many requests are being worked on", retry_after=1, hint="send it again; it was not charged", code="busy"
+    )

@@ -1,0 +1,219 @@
+"""One request from its body to its bytes: hold, infer, commit, answer, in this order and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ulid import ULID
+
+from feilun.accounts.access import Caller, Keyring
+from feilun.errors import AccessError, ConflictError, UnavailableError
+from feilun.serve.admission import Admission
+from feilun.serve.batching import Batcher, Scored
+from feilun.serve.bodies import Classify
+from feilun.serve.crash import crash_point
+from feilun.serve.problems import InProgressError
+from feilun.serve.release import scores_of
+from feilun.serve.settings import GatewaySettings
+from feilun.serve.shelf import Loaded, Shelf
+from feilun.store import ledger
+from feilun.store.artifacts import canonical
+from feilun.store.counts import Counts
+from feilun.store.database import Database
+
+ROUTE = "/v1/classify"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request whose caller and body are known."""
+
+    caller: Caller
+    body: Classify
+    body_sha256: str
+    idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The bytes to give; ``charge`` is None where they were stored before."""
+
+    request: str
+    body: bytes
+    charge: ledger.Charge | None = None
+    scored: Scored | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be computed."""
+
+    asked: Asked
+    loaded: Loaded
+    rows: list[list[int]]
+
+    @property
+    def units(self) -> Counts:
+        return Counts(1, len(self.rows), sum(len(row) for row in self.rows))
+
+
+class Answering:
+    """Answers requests of one process."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, shelf: Shelf, plans: ledger.Plans, settings: GatewaySettings
+    ) -> None:
+        self.database = database
+        self.shelf = shelf
+        self.admission = Admission(settings.queue_requests, settings.queue_tokens)
+        self.batcher = Batcher(settings.batch_tokens)
+        self._keyring = keyring
+        self._plans = plans
+        self._settings = settings
+        self._working: dict[tuple[str, str], asyncio.Event] = {}
+
+    async def answer(self, asked: Asked) -> Answered:
+        """Answer once, charge once; a duplicate waits for the first and gets its bytes.
+
+        Raises:
+            AccessError, SettingError, QuotaError, ConflictError, UnavailableError: refused, and not charged.
+        """
+        mine = (asked.caller.tenant, asked.idempotency_key)
+        await self._wait_for(mine)
+        done = self._working[mine] = asyncio.Event()
+        try:
+            try:
+                loaded = self.shelf.find(asked.body.model)
+            except AccessError:
+                if (stored := await self._stored(asked)) is not None:
+                    return stored  # its model has gone meanwhile, its answer has not
+                raise
+            rows = await asyncio.to_thread(loaded.engine.encode, asked.body.texts)
+            work = _Work(asked, loaded, rows)
+            with self.admission.room(work.units.tokens):
+                return await self._held(work)
+        finally:
+            del self._working[mine]
+            done.set()
+
+    async def _wait_for(self, mine: tuple[str, str]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.wait_s):
+                while mine in self._working:
+                    await self._working[mine].wait()
+        except TimeoutError:
+            raise InProgressError(1) from None
+
+    async def _held(self, work: _Work) -> Answered:
+        asked = work.asked
+        ask = ledger.Ask(
+            request=str(ULID()),
+            tenant=asked.caller.tenant,
+            idempotency_key=asked.idempotency_key,
+            body_sha256=asked.body_sha256,
+            units=work.units,
+            lease_s=self._settings.lease_s,
+        )
+        holder = str(ULID())
+        hold = await self._write(lambda c: ledger.hold(c, ask, self._plans, holder), ask.tenant)
+        if isinstance(hold, ledger.Replay):
+            return Answered(hold.request, hold.body)
+        if isinstance(hold, ledger.Busy):
+            raise InProgressError(hold.retry_after)
+        crash_point("after-hold")
+        try:
+            scored = await self.batcher.run(work.loaded.engine, work.rows)
+        except BaseException:
+            self.database.submit(lambda c: ledger.release(c, hold), order=ask.tenant)
+            raise
+        crash_point("after-inference")
+        answered = await self._settle(work, hold, scored)
+        crash_point("after-commit")
+        return answered
+
+    async def _settle(self, work: _Work, hold: ledger.Hold, scored: Scored) -> Answered:
+        """Commit the charge and the answer; only then is there anything to give."""
+        asked = work.asked
+        digests = [self._keyring.digest_of(asked.caller.tenant, text) for text in asked.body.texts]
+        done = ledger.Done(
+            key=asked.caller.key,
+            release=work.loaded.digest,
+            route=ROUTE,
+            units=work.units,
+            compute_ns=scored.compute_ns,
+            inputs=canonical(digests).decode(),
+        )
+        results = list(_results(work.loaded, scored))
+
+        def render(charge: ledger.Charge) -> bytes:
+            return _render(work, results, charge)
+
+        try:
+            charge, body = await self._write(
+                lambda c: ledger.capture(c, hold, done, self._plans, render), asked.caller.tenant
+            )
+        except (UnavailableError, ConflictError) as error:
+            # Either nobody knows whether the commit happened, or another worker took the request over: read again.
+            if (stored := await self._stored(asked)) is not None:
+                return stored
+            if isinstance(error, UnavailableError):
+                raise
+            raise UnavailableError(
+                "the request took too long", hint="send it again; it was not charged", code="hold-lost"
+            ) from error
+        return Answered(hold.request, body, charge, scored)
+
+    async def _stored(self, asked: Asked) -> Answered | None:
+        def read() -> ledger.Replay | None:
+            with self.database.read() as connection:
+                return ledger.find(connection, asked.caller.tenant, asked.idempotency_key, asked.body_sha256)
+
+        found = await asyncio.to_thread(read)
+        return None if found is None else Answered(found.request, found.body)
+
+    async def _write(self, job: Any, tenant: str) -> Any:
+        return await asyncio.wrap_future(self.database.submit(job, order=tenant))
+
+    async def reap(self) -> None:
+        """Release holds of gateways that died, for ever."""
+        while True:
+            await asyncio.sleep(max(0.5, self._settings.lease_s / 4))
+            try:
+                for tenant in await asyncio.to_thread(self._stale):
+                    await self._write(lambda c, t=tenant: ledger.reap(c, t), tenant)
+            except UnavailableError:
+                continue  # the database is away; holds can wait
+
+    def _stale(self) -> list[str]:
+        with self.database.read() as connection:
+            return ledger.stale(connection)
+
+
+def body_digest(route: str, raw: bytes) -> str:
+    """What makes two requests the same: the route and the body's bytes."""
+    return hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()
+
+
+def _results(loaded: Loaded, scored: Scored) -> Iterable[dict[str, Any]]:
+    for row in scored.scores:
+        scores = scores_of(loaded.engine.labels, list(row))
+        label = next(iter(scores))
+        yield {"label": label, "score": scores[label], "scores": scores}
+
+
+def _render(work: _Work, results: list[dict[str, Any]], charge: ledger.Charge) -> bytes:
+    usage = {"inputs": work.units.inputs, "tokens": work.units.tokens}
+    body = {
+        "id": charge.request,
+        "object": "classification",
+        "model": work.loaded.label,
+        "release": work.loaded.digest,
+        "results": results,
+        "usage": usage | {"amount_nano": charge.amount_nano, "currency": charge.currency},
+    }
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

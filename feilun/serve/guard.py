@@ -1,0 +1,85 @@
+"""The outermost layer: the Host header, what is unexpected, one log line and one measurement for each request."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from feilun.serve import problems
+from feilun.serve.logs import frames, note
+from feilun.serve.metrics import Metrics
+from feilun.serve.problems import RequestError
+from feilun.serve.settings import GatewaySettings
+
+_PORT = re.compile(rb":\d{1,5}$")
+_OWN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class Guard:
+    """Wraps the application; knows nothing of keys (authorisation is the router's)."""
+
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: Metrics) -> None:
+        self._app = app
+        self._hosts = {host.lower().encode() for host in settings.hosts}
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(_OWN)
+            await send(message)
+
+        scope.setdefault("state", {})
+        try:
+            if self._host_is_known(scope):
+                await self._app(scope, receive, watched)
+            else:
+                await problems.answer(_forged())(scope, receive, watched)
+        except ClientDisconnect:
+            status = status or 499  # nobody is there to be answered
+        except Exception as error:  # noqa: BLE001 - a bug of ours: its place is logged, its words are not
+            note(logging.ERROR, "unexpected", kind=type(error).__name__, frames=frames(error.__traceback__))
+            if not status:
+                await problems.unexpected()(scope, receive, watched)
+        self._tell(scope, status, time.perf_counter() - begun)
+
+    def _host_is_known(self, scope: Scope) -> bool:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) == 1 and _PORT.sub(b"", hosts[0].lower()) in self._hosts
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        self._metrics.requests.labels(route, status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        if route in ("/healthz", "/readyz") and status == 200:
+            return
+        state: dict[str, Any] = scope["state"]
+        told = {
+            name: state[name] for name in ("request", "tenant", "inputs", "tokens", "release", "code") if name in state
+        }
+        note(logging.INFO, "answered", route=route, status=status, ms=round(seconds * 1000, 1), **told)
+
+
+def _forged() -> RequestError:
+    return RequestError(
+        "this Host is not served here",
+        status=400,
+        code="unknown-host",
+        where="Host",
+        hint="whoever runs this service can allow it (feilun serve --allow-host)",
+    )

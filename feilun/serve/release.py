@@ -1,0 +1,85 @@
+"""The file of a release, written by the step and read by the gateway: what answers, and what proves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from feilun.errors import ArtifactError, StepError
+from feilun.pipeline.kinds import Model
+from feilun.serve.batching import Engine
+from feilun.store.artifacts import canonical
+
+FILE = "release.json"
+DIGITS = 6  # of a score
+
+
+def open_engine(model: Model, threads: int) -> Engine:
+    """The engine for a model's format.
+
+    Raises:
+        StepError: no engine here runs that format.
+        ArtifactError: a file is missing, or is not what the engine can read.
+    """
+    if model.facts.get("format") != "openvino":
+        raise StepError(
+            f"the gateway cannot run a model of the format '{model.facts.get('format')}'",
+            where=model.short,
+            hint="compress it first: [compress.NAME], then serve that",
+        )
+    from feilun.models import openvino  # the engine takes a while to import, and most commands never run it
+
+    return openvino.load(model.path, threads=threads)
+
+
+def scores_of(labels: Sequence[str], row: Sequence[float]) -> dict[str, float]:
+    """One row of scores by label, highest first, as it is answered."""
+    named = [(label, round(float(score), DIGITS)) for label, score in zip(labels, row, strict=True)]
+    return dict(sorted(named, key=lambda pair: -pair[1]))
+
+
+def probe(engine: Engine, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """What the engine answers to some texts: the fingerprint of a model that was loaded right."""
+    rows = engine.run(engine.encode(texts))
+    return [{"text": t, "scores": scores_of(engine.labels, list(row))} for t, row in zip(texts, rows, strict=True)]
+
+
+def write(folder: Path, name: str, model: Model, probes: list[dict[str, Any]]) -> list[str]:
+    """Write ``release.json`` and return the labels."""
+    labels = sorted(probes[0]["scores"])
+    body = {"name": name, "model": model.digest, "task": model.facts["task"], "labels": labels, "probes": probes}
+    (folder / FILE).write_bytes(canonical(body))
+    return labels
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of ``release.json``.
+
+    Raises:
+        ArtifactError: it is missing or is not JSON.
+    """
+    try:
+        body: dict[str, Any] = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError("the release cannot be read", where=str(folder / FILE)) from error
+    return body
+
+
+def check(engine: Engine, said: dict[str, Any], tolerance: float) -> None:
+    """Warm the engine up with the probes, and see that it is the model that the release was made from.
+
+    Raises:
+        ArtifactError: other labels, or a probe's score is further than ``tolerance`` from the release's.
+    """
+    if sorted(engine.labels) != said["labels"]:
+        raise ArtifactError("the model has other labels than its release says")
+    answered = probe(engine, [p["text"] for p in said["probes"]])
+    worst = max(
+        abs(now["scores"][label] - then["scores"][label])
+        for now, then in zip(answered, said["probes"], strict=True)
+        for label in said["labels"]
+    )
+    if not worst <= tolerance:  # NaN must not pass
+        raise ArtifactError(f"the model answers its probes otherwise than its release says (by {worst:.4f})")

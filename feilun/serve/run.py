@@ -1,0 +1,75 @@
+"""Running a gateway: uvicorn on loopback, until SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from feilun.accounts.terms import Terms
+from feilun.serve import logs
+from feilun.serve.app import create_app, make_gateway
+from feilun.serve.routes import Gateway
+from feilun.serve.settings import GatewaySettings
+from feilun.store.artifacts import ArtifactStore
+from feilun.store.migrations import open_database
+
+
+class _Server(uvicorn.Server):
+    """On SIGTERM readiness goes red before the socket closes; what is in flight is finished."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop. The signal is not raised again afterwards: a stop that was asked for is a success."""
+        self._gateway.draining = True
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def run_gateway(
+    database_url: str,
+    artifacts: Path,
+    *,
+    pepper: bytes,
+    plans: Mapping[str, Terms],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    settings: GatewaySettings | None = None,
+) -> None:
+    """Answer until told to stop. Several processes may share one database and one folder of artefacts.
+
+    Raises:
+        SettingError: the pepper is too short, or the database's URL cannot be used.
+        UnavailableError: the database cannot be opened.
+    """
+    logs.write_to_stderr()
+    with open_database(database_url) as database:
+        gateway = make_gateway(ArtifactStore(artifacts, database), pepper, plans, settings or GatewaySettings())
+        serve(create_app(gateway), gateway, host, port)
+
+
+def serve(app: FastAPI, gateway: Gateway, host: str, port: int) -> None:
+    """Run an application of ours on uvicorn."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(gateway.settings.grace_s),
+    )
+    _Server(config, gateway).run()

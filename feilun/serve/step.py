@@ -1,0 +1,33 @@
+"""A model that passed its gate becomes a release."""
+
+from __future__ import annotations
+
+from feilun.errors import StepError
+from feilun.pipeline.kinds import Model, Release, Report
+from feilun.pipeline.steps import Workspace, step
+from feilun.serve import release
+from feilun.serve.settings import ServeSettings
+
+
+@step("serve", version=1)
+def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, work: Workspace) -> Release:
+    """Seal a model with the probes that prove, wherever it is loaded, that it is this one.
+
+    Args:
+        model: a compressed model, as the gateway will run it.
+        reports: gates; each must have passed.
+
+    Raises:
+        StepError: a gate refused the model, or no engine runs its format.
+    """
+    for report in reports:
+        if not report.facts.get("passed", True):
+            raise StepError(
+                f"the gate {report.short} refused the model",
+                where=str(report.path / "report.json"),
+                hint="see what it requires and what was measured; a release that misses it is not made",
+            )
+    engine = release.open_engine(model, threads=1)
+    work.record("probes", 0, len(settings.probes))
+    labels = release.write(work.folder, settings.name, model, release.probe(engine, settings.probes))
+    return work.finish(Release, parents=[model, *reports], name=settings.name, task=model.facts["task"], labels=labels)
