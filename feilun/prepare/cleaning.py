@@ -10,6 +10,7 @@ import unicodedata
 import polars as pl
 
 from feilun.datasets import column
+from feilun.datasets.positions import key
 from feilun.errors import DataError, did_you_mean
 from feilun.prepare.card import Card
 from feilun.prepare.settings import Band, ContributorColumn, PrepareSettings
@@ -32,15 +33,6 @@ def repair(text: str) -> str:
         if "&" in text:
             text = _HIDDEN.sub("", html.unescape(text))
     return _SPACE.sub(" ", text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
-
-
-def key(text: str) -> str:
-    """What two texts share when they are the same for us: compatible forms and case are folded, punctuation is kept.
-
-    >>> key("Ｇreat  FILM :)") == key("great film :)")
-    True
-    """
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def clean(raw: pl.DataFrame, settings: PrepareSettings, card: Card, where: str) -> pl.DataFrame:

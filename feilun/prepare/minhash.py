@@ -17,7 +17,7 @@ PIECE = 5  # characters
 MINIMA = 64
 MISSED = 0.005  # the largest chance to miss a pair at the threshold
 CHUNK = 1 << 20  # pieces hashed at once
-HEADS = 32  # members of a band's bucket that the others are compared with: bounds the work on templates
+HEADS = 8  # members of a band's bucket that the others are compared with: bounds the work on templates
 
 Words = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
