@@ -7,9 +7,10 @@ prepare -> finetune -> evaluate -> compress -> serve -> bill
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Model, Release, Report
 from feilun.pipeline.steps import STEPS
 from feilun.relearn.settings import RelearnSettings
-from feilun.store import deployment, ledger, releases, runs, tables
+from feilun.store import consents, deployment, ledger, releases, runs, tables
 from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database
 from feilun.store.migrations import open_database
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from feilun.bill.margin import Margins
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
+    from feilun.serve.background import Background
 
 STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
 OTHERS = {"bill": BillSettings, "relearn.*": RelearnSettings}
@@ -185,6 +187,54 @@ class Flywheel:
                 month, counts, spent = ledger.month(connection, tenant.id, period)
             found.append(Usage(tenant.id, tenant.plan, month, *counts, spent, currency))
         return found
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 8765, threads: int | None = None) -> None:
+        """Answer over HTTP until SIGTERM or Ctrl-C."""
+        from feilun.serve.run import run_gateway
+        from feilun.serve.settings import GatewaySettings
+
+        settings = GatewaySettings(threads=threads or os.cpu_count() or 1)
+        run_gateway(
+            self.deployment.database_url,
+            self.deployment.artifacts,
+            pepper=self.deployment.required_pepper(),
+            plans=self.bill_settings.all_terms(),
+            host=host,
+            port=port,
+            settings=settings,
+        )
+
+    def start(self, *, port: int = 0) -> Background:
+        """The same in a process of its own, for notebooks: ``with wheel.start() as gateway: ... gateway.url``."""
+        from feilun.serve import background
+
+        environment = {"FEILUN_HOME": str(self.deployment.home)}
+        return background.start(self.root, self.deployment.home / "gateway.log", port=port, environment=environment)
+
+    # --- feedback --------------------------------------------------------------------------------------------------
+
+    def feedback(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Every correction, oldest first, with whether its contributor allows learning from it today."""
+        table = tables.feedback
+        query = select(table).order_by(table.c.id)
+        with self.database.read() as connection:
+            allowed = consents.in_force(connection, "learn")
+            rows = connection.execute(query.where(table.c.tenant == tenant) if tenant else query).mappings().all()
+        return [dict(row) | {"consent": (row["tenant"], row["contributor"]) in allowed} for row in rows]
+
+    def import_feedback(self, tenant: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Corrections of a tenant's answered requests, in the form of ``POST /v1/feedback``; all or none are kept."""
+        from feilun.accounts.access import Keyring
+        from feilun.serve import bodies, corrections
+
+        tenants.get(self.database, tenant)
+        digest = Keyring(self.database, self.deployment.required_pepper()).digest_of
+        given = [bodies.validate(dict(row), bodies.CORRECTION) for row in rows]
+        return self.database.write(lambda c: corrections.record(c, tenant, given, digest), order=tenant)
+
+    def withdraw(self, tenant: str, contributor: str) -> None:
+        """Note that a contributor no longer allows learning; later turns leave their words out."""
+        self.database.write(lambda c: consents.record(c, tenant, contributor, "learn", granted=False), order=tenant)
 
     # --- money -----------------------------------------------------------------------------------------------------
 

@@ -22,9 +22,9 @@ from feilun.pipeline.project import Project
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.decision import Cohort, Decision, OldDomain, Stakes, decide, inputs_per_day
 from feilun.relearn.settings import RelearnSettings
+from feilun.relearn.step import unlearned
 from feilun.store import lineage, releases, tables
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
-from feilun.store.consents import in_force
 from feilun.store.database import now_us
 from feilun.store.money import parse_money
 
@@ -111,6 +111,7 @@ def turn(
     old = _nearest(store, tuned, Dataset, lambda d: True)
 
     fresh = _freeze(bench, name, settings)
+    _check_enough(fresh, old, settings, name)
     mixed = bench.run(
         "mix", Dataset, STEPS["mix"].settings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old
     )
@@ -155,29 +156,33 @@ def turn(
 
 
 def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
-    """Feedback up to now, as a dataset; refuses when there is too little of it."""
+    """Feedback up to now, as a dataset."""
     served = releases.history(bench.store.database, name)
     answered = tuple(_get(bench.store, digest, Release) for digest in sorted({r.digest for r in served}))
     table = tables.feedback.c
     with bench.store.database.read() as connection:
-        rows = connection.execute(
-            select(table.tenant, table.contributor).where(table.release.in_([r.digest for r in answered]))
-        ).all()
         until = connection.execute(select(func.max(table.id))).scalar()
         consents_until = connection.execute(select(func.max(tables.consents.c.id))).scalar()
-        allowed = in_force(connection, "learn")
-    consented = sum((row.tenant, row.contributor) in allowed for row in rows)
-    if consented < settings.min_feedback:
-        raise DataError(
-            f"{consented} corrections with consent to learn, {settings.min_feedback} are needed",
-            where=f"relearn.{name}",
-            hint="wait for more feedback, or lower min_feedback",
-        )
+    if until is None:
+        raise DataError("there is no feedback yet", where=f"relearn.{name}", hint="send some to POST /v1/feedback")
     frozen = STEPS["feedback"].settings(
         name=name, feedback_until=until, consents_until=consents_until, test_share=settings.test_share
     )
     used = tuple(r for r in answered if _has_feedback(bench.store, r.digest))
     return bench.run("feedback", Dataset, frozen, releases=used)
+
+
+def _check_enough(fresh: Dataset, old: Dataset, settings: RelearnSettings, name: str) -> None:
+    """Refuse a turn that would learn from too little, or from nothing new."""
+    from feilun import datasets
+
+    new = unlearned(datasets.read(fresh), datasets.read(old)).height
+    if new < settings.min_feedback:
+        raise DataError(
+            f"{new} new corrections with consent to learn from, {settings.min_feedback} are needed",
+            where=f"relearn.{name}",
+            hint="wait for more feedback, or lower min_feedback",
+        )
 
 
 def _has_feedback(store: ArtifactStore, release: str) -> bool:

@@ -1,25 +1,20 @@
-"""Running feilun's own commands as a user would, and the gateway beside them."""
+"""Running feilun's own commands as a user would, and watching what they take."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
-from feilun.errors import StepError, UnavailableError
+from feilun.errors import StepError
 
 
 @dataclass
@@ -50,50 +45,6 @@ class Shell:
                 hint=said.get("hint"),
             )
         return json.loads(done.stdout)
-
-
-@contextmanager
-def gateway(shell: Shell, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """``feilun serve`` on a free loopback port, until the block ends: (base URL, process)."""
-    port = free_port()
-    shell.echo(f"feilun serve --port {port}")
-    command = [sys.executable, "-m", "feilun", "serve", "--port", str(port), "--project", str(shell.project)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **shell.environment}, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process, log)
-        yield url, process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout: float = 60.0) -> None:
-    """Return when ``/readyz`` answers 200.
-
-    Raises:
-        UnavailableError: the gateway ended, or took longer than ``timeout`` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise UnavailableError("the gateway did not become ready", where=str(log), hint="its own words are in that file")
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class MemoryWatch:

@@ -16,9 +16,10 @@ from typing import Any
 from feilun.cli.show import interval, print_table, say, short
 from feilun.demo import traffic
 from feilun.demo.audit import Audit, audit
-from feilun.demo.commands import MemoryWatch, Shell, gateway
+from feilun.demo.commands import MemoryWatch, Shell
 from feilun.demo.traffic import Answer, Customer, Sentence
 from feilun.errors import StepError
+from feilun.serve import background
 from feilun.store.money import format_money
 
 DOMAINS = ("films", "products", "tweets", "editorials")
@@ -72,7 +73,12 @@ def tell(project: Path, folder: Path, *, stay: bool = False) -> dict[str, Any]:
     begun = time.perf_counter()
     with MemoryWatch() as memory:
         build(turn)
-        with gateway(turn.shell, folder / "gateway.log") as (url, process):
+        port = background.free_port()
+        turn.shell.echo(f"feilun serve --port {port}")
+        with background.start(
+            project, folder / "gateway.log", port=port, environment=turn.shell.environment
+        ) as running:
+            url = running.url
             welcome_customers(turn)
             serve(turn, url)
             feedback(turn, url)
@@ -84,7 +90,7 @@ def tell(project: Path, folder: Path, *, stay: bool = False) -> dict[str, Any]:
             if stay:
                 say(f"\nthe gateway stays up at [bold]{url}[/bold] (Ctrl-C ends it); docs: {url}/docs")
                 say(f"a key: {turn.customers[0].key}")
-                process.wait()
+                running.process.wait()
     return summary
 
 

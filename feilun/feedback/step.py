@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from sqlalchemy import Connection, select
 
 from feilun.errors import DataError
@@ -9,7 +12,6 @@ from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.kinds import Dataset, Release
 from feilun.pipeline.steps import Workspace, step
 from feilun.store import tables
-from feilun.store.artifacts import Artifact
 from feilun.store.consents import in_force
 
 
@@ -31,6 +33,7 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
     import polars as pl
 
     from feilun import datasets
+    from feilun.datasets.positions import key, position
 
     with work.store.database.read() as connection:
         rows = _corrections(connection, releases, settings)
@@ -42,17 +45,19 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
             where=f"{len(rows)} corrections, none with consent to learn" if rows else settings.name,
             hint="send corrections to POST /v1/feedback with consent ['learn']",
         )
+    keys = [key(row["text"]) for row in kept]
     frame = pl.DataFrame(
         {
-            "id": [row["id"] for row in kept],
+            "id": [example_id(row["tenant"], same) for row, same in zip(kept, keys, strict=True)],
+            "key": keys,
             "text": [row["text"] for row in kept],
             "label": [row["label"] for row in kept],
-            "split": [datasets.split_of(row["text"], {"test": settings.test_share}, "train") for row in kept],
+            "split": ["test" if position(same) < settings.test_share else "train" for same in keys],
             "contributor": [row["contributor"] for row in kept],
             "domain": [row["tenant"] for row in kept],
         }
     )
-    unique = frame.unique("text", keep="last", maintain_order=True)  # the newest judgement of a sentence holds
+    unique = frame.unique("key", keep="last", maintain_order=True).drop("key")  # the newest judgement of a text holds
     card = {
         "received": len(rows),
         "without_consent": len(rows) - len(kept),
@@ -61,10 +66,14 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
         "corrected": sum(row["label"] != row["answered"] for row in kept),
     }
     work.record("freezing feedback", unique.height, unique.height)
-    datasets.write(unique, work.folder, card=card)
-    parents: list[Artifact] = list(releases)
-    labels = sorted(unique["label"].unique())
-    return work.finish(Dataset, parents, rows=unique.height, labels=labels, licence="contributors' consent to learn")
+    datasets.write(unique, work.folder)
+    (work.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    return work.finish(Dataset, releases, **datasets.describe(unique), licence="contributors' consent to learn")
+
+
+def example_id(tenant: str, same: str) -> str:
+    """The id of a tenant's text in every dataset frozen from feedback, whenever that was."""
+    return hashlib.sha256(f"feedback\0{tenant}\0{same}".encode()).hexdigest()[:32]
 
 
 def _corrections(

@@ -139,6 +139,8 @@ def _section(step: Step, name: str, values: dict[str, Any], problems: Problems, 
             problems.add(f"'{needed.name}' must be {kind}", [*place, needed.name])
     if "recipe" in values:
         values = _recipe(step.name, values.pop("recipe"), place, problems, recipes) | values
+    if "name" in step.settings.model_fields:
+        values.setdefault("name", name)
     names = tuple(i.name for i in step.inputs)
     settings = _validate(step.settings, values, place, problems, names)
     line = problems.lines.get(tuple(place), 1)

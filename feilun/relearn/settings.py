@@ -17,7 +17,7 @@ class RelearnSettings(Settings):
     min_feedback: int = Field(100, ge=2)  # consented corrections below which a turn is not worth starting
     replay: float = Field(1.0, ge=0)  # old examples mixed in, for each new one
     test_share: float = Field(0.3, gt=0, lt=1)
-    epochs: float = Field(1, gt=0)
+    epochs: int = Field(1, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     seed: int = 0
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import polars as pl
+
 from feilun.pipeline.kinds import Dataset
 from feilun.pipeline.steps import Workspace, step
 from feilun.relearn.settings import MixSettings
@@ -20,23 +24,19 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
         old: what the champion was trained on.
 
     Returns:
-        A dataset with the training rows mixed and shuffled, and the held-out rows of both.
+        A dataset with the new and the replayed training rows, and the held-out rows of both.
     """
-    import polars as pl
-
     from feilun import datasets
 
     new, known = datasets.read(feedback), datasets.read(old)
     held_out = pl.concat([new, known]).filter(pl.col("split") == "test")
-    fresh = new.filter(pl.col("split") == "train")
+    fresh = unlearned(new, known)
     pool = known.filter(pl.col("split") == "train").join(fresh, on="text", how="anti")
     wanted = min(pool.height, round(settings.replay * fresh.height))
     replayed = pool.sample(wanted, seed=settings.seed, shuffle=True)
     train = pl.concat([fresh, replayed])
     clean = train.join(held_out, on="text", how="anti")
-    mixed = pl.concat(
-        [clean.sample(fraction=1.0, seed=settings.seed, shuffle=True), held_out.unique("id", maintain_order=True)]
-    )
+    mixed = pl.concat([clean, held_out.unique("id", maintain_order=True)])
     card = {
         "feedback": fresh.height,
         "replayed": replayed.height,
@@ -45,6 +45,12 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
         "leaked_and_removed": train.height - clean.height,
     }
     work.record("mixing", clean.height, clean.height)
-    datasets.write(mixed, work.folder, card=card)
-    labels = sorted(mixed["label"].unique())
-    return work.finish(Dataset, [feedback, old], rows=mixed.height, labels=labels, licence=old.facts.get("licence"))
+    datasets.write(mixed, work.folder)
+    (work.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+    licences = sorted({str(d.facts.get("licence")) for d in (feedback, old)})
+    return work.finish(Dataset, [feedback, old], **datasets.describe(mixed), licence="; ".join(licences))
+
+
+def unlearned(feedback: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
+    """The training rows of ``feedback`` that ``old`` does not hold with the same label: what is new since the last turn."""
+    return feedback.filter(split="train").join(old, on=["id", "label"], how="anti")
