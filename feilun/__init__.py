@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FeilunError", "open"]
 
 
-def open(root: Path | str = ".", changes: Sequence[str] = ()) -> Flywheel:  # noqa: A001 - feilun.open, as in tarfile.open
+def open(root: Path | str = ".", changes: Sequence[str] = ()) -> Flywheel:
     """The project in ``root`` or in the nearest folder above it.
 
     Args:

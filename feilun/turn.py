@@ -166,7 +166,7 @@ def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
     if until is None:
         raise DataError("there is no feedback yet", where=f"relearn.{name}", hint="send some to POST /v1/feedback")
     frozen = STEPS["feedback"].settings(
-        name=name, feedback_until=until, consents_until=consents_until, test_share=settings.test_share
+        name=name, feedback_until=until, consents_until=consents_until or "", test_share=settings.test_share
     )
     used = tuple(r for r in answered if _has_feedback(bench.store, r.digest))
     return bench.run("feedback", Dataset, frozen, releases=used)

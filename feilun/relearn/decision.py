@@ -1,8 +1,8 @@
 """Promote or keep: what the candidate is expected to earn over the horizon, less what it cost.
 
 The gain is measured on held-out corrections, customer by customer, and weighted by the traffic that each customer
-really sent. The expectation uses the measured gain; the lower end of its interval is reported beside it. An old domain that
-falls by more than the limit vetoes the promotion whatever the money says.
+really sent. The expectation uses the measured gain; the lower end of its interval is reported beside it. An old domain
+that falls by more than the limit vetoes the promotion whatever the money says.
 """
 
 from __future__ import annotations

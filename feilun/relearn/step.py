@@ -52,5 +52,5 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
 
 
 def unlearned(feedback: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
-    """The training rows of ``feedback`` that ``old`` does not hold with the same label: what is new since the last turn."""
+    """The training rows of ``feedback`` that ``old`` does not hold with the same label: new since the last turn."""
     return feedback.filter(split="train").join(old, on=["id", "label"], how="anti")
