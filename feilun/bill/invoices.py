@@ -196,7 +196,7 @@ def _compose(connection: Connection, tenant: str, period: str, settings: BillSet
             code="ledger-broken",
         )
     charged = any(line.kind == "fee" for invoice in of_tenant(connection, tenant, period) for line in invoice.lines)
-    due = not charged and owner.created_at < ends and (owner.active or rated.rows > 0)
+    due = not charged and (rated.rows > 0 or (owner.active and owner.created_at < ends))
     terms = settings.terms(owner.plan) if due else None
     fee = terms if terms and terms.monthly_nano else None
     lines = [*([fee_line(fee, owner.plan, period)] if fee else []), *rated.lines]

@@ -43,14 +43,15 @@ def _chained(connection: Connection, tenant: str, first: int, last: int) -> Iter
     if first > 1:
         previous = (usage.tenant == tenant) & (usage.sequence == first - 1)
         expected = connection.execute(select(usage.hash).where(previous)).scalar() or ""
-    covered = select(tables.usage).where(usage.tenant == tenant, usage.sequence.between(first, last))
+    mine = (usage.tenant == tenant) & usage.sequence.between(first, last)
+    query = select(tables.usage).where(mine).order_by(usage.sequence).execution_options(yield_per=BATCH)
     sequence = first
-    found = connection.execution_options(yield_per=BATCH).execute(covered.order_by(usage.sequence))
-    for row in found.mappings():
-        if row["sequence"] != sequence or row["previous"] != expected or ledger.row_hash(dict(row)) != row["hash"]:
-            raise _broken(tenant, sequence)
-        yield UsageRow(*(row[name] for name in UsageRow._fields))
-        sequence, expected = sequence + 1, row["hash"]
+    with connection.execute(query) as found:  # a server-side cursor must be closed, also where we stop half-way
+        for row in found.mappings():
+            if row["sequence"] != sequence or row["previous"] != expected or ledger.row_hash(dict(row)) != row["hash"]:
+                raise _broken(tenant, sequence)
+            yield UsageRow(*(row[name] for name in UsageRow._fields))
+            sequence, expected = sequence + 1, row["hash"]
     if sequence != last + 1:
         raise _broken(tenant, sequence)
 
