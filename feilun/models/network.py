@@ -1,0 +1,178 @@
+"""The network that is trained: an encoder, the mean of its last layer over a text's tokens, a linear head.
+
+On disk it is a folder in the Hugging Face layout (config.json, model.safetensors, tokenizer.json) that
+``AutoModel.from_pretrained`` loads as it is, and ``head.safetensors`` beside it once there is a head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from feilun.errors import ArtifactError
+from feilun.models import tokens, weights
+
+
+class Network(nn.Module):
+    """Logits (N, C) from ids and mask, both (N, L).
+
+    It stays in eval mode while it is trained: dropout slows the few epochs of a fine-tuning and showed no gain.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Tokenizer, labels: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.tokenizer = tokenizer
+        self.labels = tuple(labels)
+        self.head = nn.utils.skip_init(nn.Linear, width(encoder), len(self.labels))  # loaded, or made by relabel
+        self.eval()
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits (N, C), float32."""
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * weight).sum(1) / weight.sum(1)
+        logits: Tensor = self.head(mean).float()
+        return logits
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """What turns ids into vectors, with positions and normalisation where the encoder keeps them together."""
+        module: nn.Module = getattr(self.encoder, "embeddings", None) or self.encoder.get_input_embeddings()
+        return module
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The encoder's layers, lowest first."""
+        depth = self.encoder.config.num_hidden_layers
+        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+
+    def relabel(self, labels: Sequence[str], seed: int) -> None:
+        """Give the head these labels; rows of labels that it knew are kept, the others start small and random."""
+        weight = torch.empty(len(labels), self.head.in_features)
+        nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+        head = nn.Linear(self.head.in_features, len(labels))
+        head.weight.data, head.bias.data = weight, torch.zeros(len(labels))
+        for new, label in enumerate(labels):
+            if label in self.labels:
+                old = self.labels.index(label)
+                head.weight.data[new], head.bias.data[new] = self.head.weight.data[old], self.head.bias.data[old]
+        self.head, self.labels = head, tuple(labels)
+
+
+class Answering:
+    """A network as an engine (see ``inference.Engine``): float32, no gradients."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.labels = network.labels
+        self.context = tokens.context_of(network.tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        return tokens.encode(self.network.tokenizer, texts)
+
+    @torch.inference_mode()
+    def run(self, rows: tokens.Rows) -> NDArray[np.float32]:
+        """Scores (N, C)."""
+
+        def score(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+            logits = self.network(torch.from_numpy(ids), torch.from_numpy(mask))
+            scores: NDArray[np.float32] = logits.softmax(-1).numpy()
+            return scores
+
+        return tokens.run_in_rectangles(rows, len(self.labels), score)
+
+
+def load(folder: Path, context: int | None = None) -> Network:
+    """The network in a folder; one without a head has no labels (see ``Network.relabel``).
+
+    Args:
+        context: the most tokens to read of a text; the tokenizer's own by default.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, weights are missing or of another shape, or have no finite value.
+    """
+    tokenizer = tokens.load_tokenizer(folder, context)
+    encoder = _load_encoder(folder)
+    if tokenizer.get_vocab_size() > encoder.config.vocab_size:
+        raise ArtifactError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the network {encoder.config.vocab_size}",
+            where=str(folder),
+            hint="they are not of the same model",
+        )
+    head = folder / "head.safetensors"
+    if not head.exists():
+        return Network(encoder, tokenizer)
+    network = Network(encoder, tokenizer, tokens.load_labels(folder))
+    try:
+        network.head.load_state_dict(weights.read(head))
+    except RuntimeError as error:
+        raise ArtifactError("the head does not fit the labels", where=str(head), hint=str(error)[-200:]) from error
+    return network
+
+
+def save(network: Network, folder: Path) -> None:
+    """Write the network to an empty folder, in the layout that ``load`` and ``AutoModel.from_pretrained`` read."""
+    config = network.encoder.config
+    config.id2label = dict(enumerate(network.labels))
+    config.label2id = {label: i for i, label in enumerate(network.labels)}
+    with _quiet():
+        network.encoder.save_pretrained(folder)
+    save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
+    network.tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def width(encoder: Any) -> int:
+    """Numbers for each token in the encoder's last layer."""
+    return int(encoder.config.hidden_size)
+
+
+def _load_encoder(folder: Path) -> Any:
+    weights.read(folder / "model.safetensors")  # whole and finite, before anything else looks at it
+    try:
+        with _quiet():
+            # eager: PyTorch's fused attention is slower on the CPU in bfloat16 when gradients are needed
+            model, found = transformers.AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError("the network cannot be built", where=str(folder), hint=str(error)[-200:]) from error
+    missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
+    if missing or found["mismatched_keys"]:
+        names = ", ".join(str(n) for n in [*missing, *found["mismatched_keys"]][:3])
+        raise ArtifactError(f"weights are missing or of another shape: {names}", where=str(folder))
+    if hasattr(model, "pooler"):
+        model.pooler = None  # the mean is taken instead
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports each load on stderr; what matters in it is checked above."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
