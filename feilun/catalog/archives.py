@@ -58,9 +58,17 @@ def _take(archive: Path, wanted: Mapping[str, Path], limit: int, strip: bool) ->
         left = _from_zip(archive, wanted, limit)
     else:
         with archive.open("rb") as raw:
-            opened = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
+            compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            left = _from_tar_or_gzip(_Bounded(opened), wanted, limit, strip)
+            stream = _Bounded(gzip.GzipFile(fileobj=raw) if compressed else raw)
+            head = stream.read(512)
+            stream.unread(head)
+            if _is_tar(head):
+                left = _from_tar(stream, wanted, limit, strip)
+            elif compressed:
+                left = _from_gzip(stream, wanted, limit)
+            else:
+                raise ArtifactError(f"the archive {archive.name} is broken", where="not a zip, tar or gzip file")
     if left:
         raise ArtifactError(f"the archive {archive.name} has no {min(left)}")
 
@@ -79,14 +87,15 @@ def _from_zip(archive: Path, wanted: Mapping[str, Path], limit: int) -> set[str]
     return set()
 
 
-def _from_tar_or_gzip(stream: _Bounded, wanted: Mapping[str, Path], limit: int, strip: bool) -> set[str]:
-    head = stream.read(512)
-    stream.unread(head)
+def _from_gzip(stream: _Bounded, wanted: Mapping[str, Path], limit: int) -> set[str]:
+    """The one file that is compressed, whatever it is called."""
+    name = min(wanted)
+    _copy(stream, wanted[name], limit, name)
+    return set(wanted) - {name}
+
+
+def _from_tar(stream: _Bounded, wanted: Mapping[str, Path], limit: int, strip: bool) -> set[str]:
     left = set(wanted)
-    if not _is_tar(head):  # one compressed file, whatever it is called
-        name = left.pop()
-        _copy(stream, wanted[name], limit, name)
-        return left
     with tarfile.open(fileobj=stream, mode="r|") as opened:
         for member in opened:
             name = member.name.partition("/")[2] if strip else member.name

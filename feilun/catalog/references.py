@@ -62,7 +62,11 @@ def fetch(reference: str, kind: type[Artifact], *, root: Path) -> Fetched:
 
 
 def identity(reference: str, root: Path) -> str | None:
-    """A name for the content that ``reference`` stands for now, cheap to get; None when only fetching can tell."""
+    """A name for the content that ``reference`` stands for now, cheap to get; None when only fetching can tell.
+
+    Raises:
+        ProjectError: the reference cannot be understood, or the file it names is not there.
+    """
     scheme, rest = split(reference)
     if scheme == "catalog":
         found, part = _entry(rest)
@@ -71,8 +75,9 @@ def identity(reference: str, root: Path) -> str | None:
     if scheme == "hf":
         return _name("hf", rest) if hub.is_commit(hub.parse(rest)[1]) else None
     if scheme in ("http", "https"):
-        return _name("url", reference)
+        return _name("url", *_pinned_address(reference))
     if scheme == "sql":
+        sql.parse(rest)
         return None
     return _name("path", rest, *local.fingerprint(local.find(rest, root)))
 
@@ -135,11 +140,7 @@ def _from_hub(rest: str, kind: str, root: Path, files: Path) -> tuple[dict[str, 
 def _from_url(url: str, kind: str, root: Path, files: Path) -> tuple[dict[str, Any], bool]:
     if kind == "model":
         raise ProjectError("a model is a folder of files, not one address", where=url, hint="use hf:org/name or a path")
-    address, _, fragment = url.partition("#")
-    pin = fragment.removeprefix("sha256=")
-    if not re.fullmatch(r"[0-9a-f]{64}", pin):
-        hint = f"write {address}#sha256=<the file's sha256>, so that the same rows come each time"
-        raise ProjectError("an address needs the sha256 of its file", where=url, hint=hint)
+    address, pin = _pinned_address(url)
     name = Path(urlsplit(address).path).name
     local.check_suffix(name, url)
     with cache.scratch() as folder:
@@ -147,6 +148,15 @@ def _from_url(url: str, kind: str, root: Path, files: Path) -> tuple[dict[str, A
             download.download(address, folder / name)
             cache.keep(folder / name, pin, f"the file at {address}")
         return {**local.take(folder / name, kind, files), "origin": url}, True
+
+
+def _pinned_address(url: str) -> tuple[str, str]:
+    address, _, fragment = url.partition("#")
+    pin = fragment.removeprefix("sha256=")
+    if not re.fullmatch(r"[0-9a-f]{64}", pin):
+        hint = f"write {address}#sha256=<the file's sha256>, so that the same rows come each time"
+        raise ProjectError("an address needs the sha256 of its file", where=url, hint=hint)
+    return address, pin
 
 
 def _from_sql(rest: str, kind: str, root: Path, files: Path) -> tuple[dict[str, Any], bool]:
