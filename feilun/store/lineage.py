@@ -38,13 +38,7 @@ def _walk(connection: Connection, digest: str, source: str, target: str) -> list
         depth = distances[frontier[0]] + 1
         frontier = sorted({row[1] for row in found} - distances.keys())
         distances.update(dict.fromkeys(frontier, depth))
-    kinds = dict(
-        connection.execute(
-            select(tables.artifacts.c.digest, tables.artifacts.c.kind).where(
-                tables.artifacts.c.digest.in_(list(distances))
-            )
-        )
-        .tuples()
-        .all()
-    )
+    artifacts = tables.artifacts.c
+    known = connection.execute(select(artifacts.digest, artifacts.kind).where(artifacts.digest.in_(list(distances))))
+    kinds = {row.digest: row.kind for row in known}
     return sorted((Link(d, kinds[d], n) for d, n in distances.items() if d in kinds), key=lambda k: k.distance)
