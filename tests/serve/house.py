@@ -31,7 +31,7 @@ from feilun.store.database import Database
 from feilun.store.migrations import open_database
 
 PEPPER = b"a pepper of more than thirty-two bytes"
-WORDS = "good bad fine film plot ending dull bright slow sharp we like it not at all . ! this is".split()
+WORDS = ("good bad fine film plot ending dull bright slow sharp we like it not at all . ! this is").split()
 LABELS = ("negative", "neutral", "positive")
 CONTEXT = 32
 PLANS = {

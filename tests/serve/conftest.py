@@ -1,0 +1,22 @@
+"""One house and one gateway for the tests that leave both as they found them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serve.house import House, Running, gateway, open_house
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    with open_house(f"sqlite:///{folder}/feilun.db", folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def running(house: House) -> Iterator[Running]:
+    with gateway(house) as started:
+        yield started
