@@ -26,7 +26,7 @@ class Shape:
 
 
 def read(data: bytes, shape: Shape, where: str) -> pl.DataFrame:
-    """The rows of a delimited file, every cell as text, blank lines left out.
+    """The rows of a delimited file, every cell as text ("" where there is none), rows without any text left out.
 
     Args:
         data: UTF-8.
@@ -52,12 +52,13 @@ def read(data: bytes, shape: Shape, where: str) -> pl.DataFrame:
         )
     except pl.exceptions.PolarsError as error:
         raise _diagnose(data, shape, names, where) or DataError(str(error).splitlines()[0], where=where) from error
-    if frame.height and frame.columns != names:
+    if frame.height == 0:
+        return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    if frame.columns != names:
         raise _diagnose(data, shape, names, where) or DataError(f"{len(names)} columns were expected", where=where)
-    if frame.height and frame[names[-1]].null_count():
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
-        if frame[names[-1]].null_count():
-            raise _diagnose(data, shape, names, where) or DataError("a row has too few cells", where=where)
+    if (frame[names[-1]] == "").any() and (problem := _diagnose(data, shape, names, where)):
+        raise problem  # Polars fills short rows with empty cells
+    frame = frame.filter(pl.any_horizontal(pl.all() != ""))
     for name in names:
         largest = frame[name].str.len_bytes().max()
         if isinstance(largest, int) and largest > CELL_LIMIT:
@@ -73,21 +74,25 @@ def read_lines(data: bytes, columns: Sequence[str], where: str) -> pl.DataFrame:
     Raises:
         DataError: a line has no space where a label should end.
     """
-    lines = [line for line in data.decode("utf-8").split("\n") if line.strip()]
+    lines = [line.strip() for line in data.decode("utf-8").split("\n")]
     if len(columns) == 1:
-        return pl.DataFrame({columns[0]: [line.strip() for line in lines]})
-    for number, line in enumerate(lines, 1):
-        if " " not in line.strip():
+        return pl.DataFrame({columns[0]: [line for line in lines if line]})
+    parts = [line.partition(" ") for line in lines]
+    for number, (first, _, rest) in enumerate(parts, 1):
+        if first and not rest:
             hint = f"each line is {columns[0]}, a space, {columns[1]}"
-            raise DataError("the line has no second part", where=f"{where}, row {number}", hint=hint)
-    parts = [line.strip().split(" ", 1) for line in lines]
-    return pl.DataFrame({columns[0]: [part[0] for part in parts], columns[1]: [part[1] for part in parts]})
+            raise DataError("the line has no second part", where=f"{where}, line {number}", hint=hint)
+    kept = [part for part in parts if part[0]]
+    return pl.DataFrame({columns[0]: [part[0] for part in kept], columns[1]: [part[2] for part in kept]})
 
 
 def _header(data: bytes, shape: Shape, where: str) -> list[str]:
     if shape.columns:
         return list(shape.columns)
-    _, names = next(_records(data, shape), (0, []))
+    try:
+        _, names = next(_records(data, shape), (0, []))
+    except csv.Error as error:
+        raise DataError(f"the header cannot be read: {error}", where=f"{where}, line {shape.skip + 1}") from error
     names = [name.strip() for name in names]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
