@@ -7,20 +7,20 @@ that are a model's own parents. A mixed dataset holds its old rows itself, so no
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from sqlalchemy import Connection, func, select
 
 from feilun.errors import AccessError, DataError, did_you_mean
+from feilun.pipeline.kinds import Dataset
 from feilun.store import tables
 from feilun.store.artifacts import ArtifactStore
 from feilun.store.consents import in_force
 from feilun.store.database import Database
 
-SHOWN = 20  # names in a hint's search, artefacts of one query: enough for people
+SHOWN = 20  # lines named in a hint: enough for people
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,20 @@ def trace_line(database: Database, store: ArtifactStore, line_id: str) -> LineTr
             models=_described(connection, models),
             datasets=parts,
             examples=len(rows),
-            contributors=len({row["contributor"] for row in rows.values() if row["contributor"]}),
+            contributors=_people(rows.values()),
             feedback=_feedback_part(connection, rows),
             sources=tuple(s for s in _described(connection, sources) if s["kind"] == "source"),
         )
 
 
-def trace_contributor(database: Database, store: ArtifactStore, contributor: str) -> ContributorTrace:
+def trace_contributor(
+    database: Database, store: ArtifactStore, contributor: str, *, tenant: str | None = None
+) -> ContributorTrace:
     """Follow one contributor forward: datasets, models, releases, usage, invoice lines, and the state of consent.
+
+    Args:
+        contributor: as the datasets' column ``contributor`` or the feedback names them.
+        tenant: only that tenant's contributor of this name; by default every tenant's and every domain's.
 
     Raises:
         DataError: nobody of that name is in any dataset, feedback or consent.
@@ -142,11 +148,9 @@ def trace_contributor(database: Database, store: ArtifactStore, contributor: str
             .where(tables.artifacts.c.kind == "dataset")
             .order_by(tables.artifacts.c.created_at, tables.artifacts.c.digest)
         ).scalars()
-        parts, known = _datasets_of(store, list(every), contributor)
-        consents = _consents(connection, contributor)
-        feedback = connection.execute(
-            select(func.count()).where(tables.feedback.c.contributor == contributor)
-        ).scalar_one()
+        parts, known = _datasets_of(store, list(every), contributor, tenant)
+        consents = _consents(connection, contributor, tenant)
+        feedback = _corrections(connection, contributor, tenant)
         if not (parts or consents or feedback):
             known |= set(connection.execute(select(tables.feedback.c.contributor).distinct()).scalars())
             raise DataError(
@@ -244,25 +248,24 @@ def _datasets(
 
 
 def _datasets_of(
-    store: ArtifactStore, digests: Iterable[str], contributor: str
+    store: ArtifactStore, digests: Iterable[str], contributor: str, tenant: str | None
 ) -> tuple[tuple[DatasetPart, ...], set[str]]:
     """The datasets with rows of ``contributor``, counting only those, and the names of everybody who was seen."""
     parts = []
     seen: set[str] = set()
     for digest in digests:
         examples = _examples(store, digest)
-        seen |= {row["contributor"] for row in examples if row["contributor"]}
-        own = [row for row in examples if row["contributor"] == contributor]
+        seen |= {row["contributor"] for row in examples}
+        own = [row for row in examples if row["contributor"] == contributor and tenant in (None, row["domain"])]
         if own:
             parts.append(_part(store, digest, own))
     return tuple(parts), seen
 
 
 def _examples(store: ArtifactStore, digest: str) -> list[dict[str, Any]]:
-    import polars as pl  # slow to import, and most commands never read rows
+    from feilun import datasets  # brings in polars, and most commands never read rows
 
-    columns = ["id", "split", "contributor", "domain"]
-    return pl.read_parquet(store.get(digest).path / "data.parquet", columns=columns).to_dicts()
+    return datasets.read(cast("Dataset", store.get(digest))).to_dicts()
 
 
 def _part(store: ArtifactStore, digest: str, rows: Sequence[dict[str, Any]]) -> DatasetPart:
@@ -272,17 +275,23 @@ def _part(store: ArtifactStore, digest: str, rows: Sequence[dict[str, Any]]) -> 
         digest=digest,
         train=len(train),
         test=sum(row["split"] == "test" for row in rows),
-        contributors=len({row["contributor"] for row in train if row["contributor"]}),
-        domains=tuple(sorted({row["domain"] for row in rows if row["domain"]})),
+        contributors=_people(train),
+        domains=tuple(sorted({row["domain"] for row in rows})),
         licence=cast("str | None", licence),
     )
 
 
-def _feedback_part(connection: Connection, rows: dict[str, dict[str, Any]]) -> FeedbackPart:
-    """A frozen correction keeps the id of its event, so training rows and feedback meet by id."""
+def _people(rows: Iterable[dict[str, Any]]) -> int:
+    """How many contributors; the same name in two domains is two people."""
+    return len({(row["domain"], row["contributor"]) for row in rows})
+
+
+def _feedback_part(connection: Connection, rows: Mapping[str, dict[str, Any]]) -> FeedbackPart:
+    """Frozen corrections keep their text and contributor, and have the tenant as their domain."""
     feedback = tables.feedback.c
-    found = connection.execute(select(feedback.id, feedback.tenant, feedback.contributor)).all()
-    behind = [row for row in found if row.id in rows]
+    found = connection.execute(select(feedback.tenant, feedback.contributor, feedback.text)).all()
+    known = {(row["domain"], row["contributor"], row["text"]) for row in rows.values()}
+    behind = [row for row in found if (row.tenant, row.contributor, row.text) in known]
     people = {(row.tenant, row.contributor) for row in behind}
     allowed = people & in_force(connection, "learn")
     return FeedbackPart(len(behind), len(people), len(allowed), len(people) - len(allowed))
@@ -331,10 +340,20 @@ def _lines_of(connection: Connection, releases: set[str]) -> tuple[dict[str, Any
     )
 
 
-def _consents(connection: Connection, contributor: str) -> tuple[dict[str, Any], ...]:
+def _corrections(connection: Connection, contributor: str, tenant: str | None) -> int:
+    feedback = tables.feedback.c
+    query = select(func.count()).where(feedback.contributor == contributor)
+    if tenant is not None:
+        query = query.where(feedback.tenant == tenant)
+    return connection.execute(query).scalar_one()
+
+
+def _consents(connection: Connection, contributor: str, tenant: str | None) -> tuple[dict[str, Any], ...]:
     consents = tables.consents.c
     query = select(tables.consents).where(consents.contributor == contributor).order_by(consents.id)
-    newest: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+    if tenant is not None:
+        query = query.where(consents.tenant == tenant)
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in connection.execute(query).mappings():
         newest[row["tenant"], row["purpose"]] = {k: row[k] for k in ("tenant", "purpose", "granted", "at")}
     return tuple(newest[key] for key in sorted(newest))

@@ -40,7 +40,7 @@ class Books:
     releases: set[str] = field(default_factory=set)
 
     def tenant(self, plan: str = "starter", created: str = "2026-01-01") -> str:
-        name = f"tenant-{next(NUMBERS)}"
+        name = f"tenant-{next(NUMBERS):05d}"
         row = {"id": name, "plan": plan, "budget_nano": None, "active": True, "created_at": at(created)}
         chain = {"tenant": name, "sequence": 0, "hash": ledger.GENESIS, "at": 0}
         held = {"held_requests": 0, "held_inputs": 0, "held_tokens": 0}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, Phase, given
@@ -17,7 +18,7 @@ from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.errors import AccessError, ConflictError, DataError, SettingError
 from feilun.store import ledger, tables
-from feilun.store.database import now_us
+from feilun.store.database import Database, now_us
 from tests.bill.books import Books, Use, at
 
 SEPTEMBER, OCTOBER = "2026-09", "2026-10"
@@ -201,6 +202,42 @@ def test_numbers_have_no_gaps_even_where_closing_was_refused(books: Books, setti
             invoices.close(books.database, idle, SEPTEMBER, settings)
     first = int(closed[0].removeprefix("INV-"))
     assert closed == [f"INV-{first + i:06d}" for i in range(3)]
+
+
+def test_closing_from_many_sides_at_once_gives_each_tenant_one_invoice_and_no_gap(
+    books: Books, settings: BillSettings, database_url: str
+) -> None:
+    names = [books.tenant() for _ in range(4)]
+    for name in names:
+        books.use(name, [Use(at("2026-09-02"))] * 5, settings.terms("starter"))
+    with Database(database_url) as second, ThreadPoolExecutor(8) as pool:
+        sides = itertools.product((books.database, second), names, range(2))
+        told = list(pool.map(lambda side: invoices.close(side[0], side[1], SEPTEMBER, settings), sides))
+    assert {invoice.number for invoice in told} == {f"INV-{i:06d}" for i in range(1, 5)}
+    assert len({invoice.body for invoice in told}) == 4
+    assert verify(books.database).problems == ()
+
+
+def test_rows_that_come_in_while_an_interim_invoice_is_closed_are_in_exactly_one(
+    books: Books, settings: BillSettings
+) -> None:
+    terms = settings.terms("starter")
+    tenant = books.tenant()
+    with books.database.read() as connection:
+        now = now_us(connection)
+    month = ledger.period_of(now)
+    closed = []
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [books.use(tenant, [Use(now)], terms) for _ in range(30)])
+        while not writing.done():
+            closed.append(invoices.close(books.database, tenant, month, settings, interim=True))
+    writing.result()
+    closed.append(invoices.close(books.database, tenant, month, settings, interim=True))
+    distinct = {invoice.number: invoice for invoice in closed}
+    billed = [line.units for i in distinct.values() for line in i.lines if line.kind != "fee"]
+    fees = [line for i in distinct.values() for line in i.lines if line.kind == "fee"]
+    assert sum(billed) == 30 and len(fees) == 1
+    assert verify(books.database).problems == ()
 
 
 def test_close_all_passes_over_tenants_with_nothing_to_invoice(books: Books, settings: BillSettings) -> None:

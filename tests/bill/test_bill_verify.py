@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text, update
+from ulid import ULID
+
+from feilun.accounts import tenants
+from feilun.bill import invoices
+from feilun.bill.settings import BillSettings
+from feilun.bill.verify import verify
+from feilun.store import ledger, tables
+from feilun.store.artifacts import canonical
+from feilun.store.counts import Counts
+from tests.bill.books import Books, Use, at
+
+
+@pytest.fixture
+def closed(books: Books, settings: BillSettings) -> tuple[Books, invoices.Invoice, list[dict[str, Any]]]:
+    tenant = books.tenant()
+    rows = books.use(tenant, [Use(at("2026-09-02"))] * 5, settings.terms("starter"))
+    invoice = invoices.close(books.database, tenant, "2026-09", settings)
+    books.use(tenant, [Use(at("2026-10-02"))], settings.terms("starter"))
+    assert verify(books.database).holds
+    return books, invoice, rows
+
+
+def unguarded(books: Books, table: str, change: Any) -> None:
+    """Change rows as somebody with the database's own password could: without the append-only triggers."""
+
+    def write(connection: Any) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        else:
+            query = text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :t")
+            for name in connection.execute(query, {"t": table}).scalars().all():
+                connection.execute(text(f"DROP TRIGGER {name}"))
+        connection.execute(change)
+
+    books.database.write(write)
+
+
+def names(books: Books) -> set[str]:
+    found = verify(books.database)
+    assert not found.holds and json.loads(json.dumps(found.as_dict()))["problems"]
+    return {problem.name for problem in found.problems}
+
+
+Closed = tuple[Books, invoices.Invoice, list[dict[str, Any]]]
+
+
+def test_i1_a_row_whose_posting_has_another_amount_is_named(closed: Closed) -> None:
+    books, _, rows = closed
+    mine = tables.postings.c.entry == rows[4]["request"]
+    unguarded(books, "postings", update(tables.postings).where(mine).values(amount_nano=5))
+    (problem,) = [p for p in verify(books.database).problems if "row 5" in p.where]
+    assert problem.what == "its postings are not its amount"
+
+
+def test_i1_a_posted_request_without_a_row_is_named(closed: Closed) -> None:
+    books, invoice, _ = closed
+    row = {"id": str(ULID()), "tenant": invoice.tenant, "idempotency_key": "x", "body_sha256": "0" * 64}
+    row |= {"state": "posted", "holder": "h", "held_inputs": 0, "held_tokens": 0, "created_at": 0, "lease_until": 0}
+    books.database.write(lambda c: c.execute(insert(tables.requests).values(row)))
+    assert names(books) == {"ledger"}
+
+
+def test_i2_i3_a_posting_without_an_entry_is_named(closed: Closed) -> None:
+    books, _, _ = closed
+    row = {"entry": str(ULID()), "account": "x", "currency": "USD", "amount_nano": 1, "at": 0}
+    books.database.write(lambda c: c.execute(insert(tables.postings).values(row)))
+    whats = {p.what for p in verify(books.database).problems}
+    assert whats >= {"a posting has no entry", "the postings in USD sum to 1, not to 0"}
+
+
+def test_i5_an_amount_that_its_terms_do_not_give_is_named_even_where_its_hash_is_right(
+    books: Books, settings: BillSettings
+) -> None:
+    tenant = books.tenant()
+    rows = books.use(tenant, [Use(at("2026-09-02"))] * 4, settings.terms("starter"))
+    last = dict(rows[-1]) | {"amount_nano": 1}
+    last["hash"] = ledger.row_hash(last)
+    values = {k: last[k] for k in ("amount_nano", "hash")}
+    unguarded(books, "usage", update(tables.usage).where(tables.usage.c.request == last["request"]).values(values))
+    found = {p.name: p for p in verify(books.database).problems}
+    assert found["amount"].what == "charged 1, terms give 800000"
+    assert found["amount"].where.startswith(f"{tenant} row 4")
+
+
+def test_i5_an_invoice_whose_lines_or_total_were_changed_is_named(closed: Closed) -> None:
+    books, invoice, _ = closed
+    body = invoice.as_dict()
+    body["lines"][2]["units"] = 1
+    body["total_nano"] += 10_000_000
+    mine = tables.invoices.c.number == invoice.number
+    unguarded(books, "invoices", update(tables.invoices).where(mine).values(body=canonical(body).decode()))
+    assert names(books) == {"invoice-columns", "invoice-lines", "invoice-total", "invoice-postings"}
+
+
+def test_i5_a_fee_that_is_not_that_of_its_terms_is_named(closed: Closed) -> None:
+    books, invoice, _ = closed
+    body = invoice.as_dict()
+    body["lines"][0]["exact_nano"] -= 10_000_000
+    mine = tables.invoices.c.number == invoice.number
+    unguarded(books, "invoices", update(tables.invoices).where(mine).values(body=canonical(body).decode()))
+    assert "invoice-fee" in names(books)
+
+
+def test_gaps_in_numbers_and_ranges_are_named(closed: Closed) -> None:
+    books, invoice, _ = closed
+    mine = tables.invoices.c.number == invoice.number
+    unguarded(books, "invoices", update(tables.invoices).where(mine).values(number="INV-000009", first_sequence=2))
+    assert names(books) >= {"invoice-number", "invoice-range", "invoice-columns"}
+
+
+def test_terms_that_were_changed_are_named(closed: Closed) -> None:
+    books, _, _ = closed
+    dearer = canonical({"currency": "USD", "monthly_nano": 1, "included": {}, "unit_nano": {}}).decode()
+    unguarded(books, "prices", update(tables.prices).values(terms=dearer))
+    assert "ledger-broken" in names(books)
+
+
+def test_what_the_real_ledger_wrote_is_invoiced_and_holds(books: Books, settings: BillSettings) -> None:
+    seed = books.tenant()
+    books.use(seed, [Use(at("2026-09-02"))], settings.terms("starter"))  # registers a release
+    name = f"{seed}-real"
+    tenants.create(books.database, name, plan="starter")
+
+    def ask(connection: Any, number: int) -> ledger.Charge:
+        units = Counts(1, 2, 30)
+        wanted = ledger.Ask(str(ULID()), name, f"k{number}", "0" * 64, units, 30.0)
+        held = ledger.hold(connection, wanted, settings.terms, "worker")
+        assert isinstance(held, ledger.Hold)
+        done = ledger.Done("key", "a" * 64, "/v1/classify", units, 1_000)
+        return ledger.capture(connection, held, done, settings.terms, lambda charge: b"{}")[0]
+
+    charges = [books.database.write(lambda c, i=i: ask(c, i)) for i in range(5)]
+    month = ledger.period_of(charges[0].at)
+    invoice = invoices.close(books.database, name, month, settings, interim=True)
+    assert [(line.kind, line.units) for line in invoice.lines] == [("fee", 1), ("included", 3), ("usage", 2)]
+    assert sum(line.exact_nano for line in invoice.lines[1:]) == sum(charge.amount_nano for charge in charges)
+    assert verify(books.database).problems == ()
