@@ -2,7 +2,7 @@
 
 A tenant's invoices tile its ledger: each covers the usage rows from where the one before ended, so a row is in exactly
 one. Rows of an earlier month that no invoice has covered become adjustment lines of the next. Rating is done before the
-writing transaction, which only checks that nothing has changed meanwhile: metering never waits for an invoice.
+writing transaction, which is short: it only checks that nothing has changed meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ulid import ULID
 
 from feilun.accounts.terms import Terms
 from feilun.bill.rating import Line, bounds, fee_line
-from feilun.bill.reading import keep_terms, rate_range
+from feilun.bill.reading import keep_terms, rate_range, snapshot
 from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, DataError, SettingError, did_you_mean
 from feilun.store import tables
@@ -89,7 +89,7 @@ def draft(database: Database, tenant: str, period: str, settings: BillSettings) 
         AccessError: there is no such tenant.
         ConflictError: the ledger does not agree with itself (see ``verify``).
     """
-    with database.read() as connection:
+    with snapshot(database) as connection:
         return _numbered(_compose(connection, tenant, period, settings), DRAFT)
 
 
@@ -106,7 +106,7 @@ def close(database: Database, tenant: str, period: str, settings: BillSettings, 
         AccessError: as for ``draft``.
     """
     for _ in range(ATTEMPTS):
-        with database.read() as connection:
+        with snapshot(database) as connection:
             known = of_tenant(connection, tenant, period)
             if known and not known[-1].interim:
                 return known[-1]

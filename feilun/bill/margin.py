@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
+from feilun.bill.reading import snapshot
 from feilun.bill.shares import allocate, half_even
 from feilun.errors import ConflictError
 from feilun.store import lineage, tables
@@ -99,7 +100,7 @@ def margins(database: Database, core_hour: Money, period: str | None = None) -> 
     Raises:
         ConflictError: invoices are in another currency than ``core_hour``.
     """
-    with database.read() as connection:
+    with snapshot(database) as connection:
         revenue = _revenue(connection, core_hour.currency)
         answered = _answered(connection)
         runs = _training_runs(connection)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from feilun.accounts.terms import METERS, Counts, Terms, amount
+from feilun.accounts.terms import METERS, Counts, Terms
 from feilun.store.ledger import period_of
 from feilun.store.money import format_money, round_to_minor
 
@@ -93,8 +93,17 @@ class _Group:
 
     first: int
     last: int
+    currency: str
+    meters: tuple[tuple[int, int, int], ...]  # those that are shown: place in METERS, units included, price
     included: list[int] = field(default_factory=lambda: [0] * len(METERS))
     charged: list[int] = field(default_factory=lambda: [0] * len(METERS))
+
+    @classmethod
+    def under(cls, terms: Terms, sequence: int) -> _Group:
+        """An empty group under ``terms``: with the meters that have a price; where none has, with requests at 0."""
+        shown = [meter for meter in METERS if terms.unit_nano.get(meter)] or METERS[:1]
+        meters = ((METERS.index(m), terms.included.get(m, 0), terms.unit_nano.get(m, 0)) for m in shown)
+        return cls(sequence, sequence, terms.currency, tuple(meters))
 
 
 def rate(
@@ -118,20 +127,20 @@ def rate(
         if not (month and starts[month] <= row.at < month_ends):
             month = period_of(row.at)
             starts[month], month_ends = bounds(month)
-        plan = terms[row.price_version]
         group = groups.get((month, row.price_version, row.release))
         if group is None:
-            group = groups[month, row.price_version, row.release] = _Group(row.sequence, row.sequence)
+            group = _Group.under(terms[row.price_version], row.sequence)
+            groups[month, row.price_version, row.release] = group
         group.last = row.sequence
         earlier = counted[month]
         now = counted[month] = Counts(earlier[0] + 1, earlier[1] + row.inputs, earlier[2] + row.tokens)
-        for i, meter in enumerate(METERS):
-            limit = plan.included.get(meter, 0)
+        due = 0
+        for i, limit, unit_nano in group.meters:
             charged = max(0, now[i] - limit) - max(0, earlier[i] - limit)
             group.charged[i] += charged
             group.included[i] += now[i] - earlier[i] - charged
-        due = amount(plan, earlier, now)
-        if (due, plan.currency) != (row.amount_nano, row.currency):
+            due += charged * unit_nano
+        if due != row.amount_nano or group.currency != row.currency:
             rated.mismatches.append(Mismatch(row.sequence, row.request, row.amount_nano, due))
         rated.stored_nano += row.amount_nano
         rated.rows += 1
@@ -175,14 +184,12 @@ def fee_line(terms: Terms, plan: str, period: str) -> Line:
 
 
 def _lines(source: _Source, terms: Terms, *, late: bool) -> Iterable[Line]:
-    priced = any(terms.unit_nano.values())
-    for i, meter in enumerate(METERS):
-        if not terms.unit_nano.get(meter, 0) and (priced or meter != "requests"):
-            continue  # not what this plan counts; where it prices nothing, requests are shown at 0
-        if source.group.included[i]:
-            yield _line(source, terms, meter, units=source.group.included[i], included=True, late=late)
-        if source.group.charged[i]:
-            yield _line(source, terms, meter, units=source.group.charged[i], included=False, late=late)
+    group = source.group
+    for i, _, _ in group.meters:
+        if group.included[i]:
+            yield _line(source, terms, METERS[i], units=group.included[i], included=True, late=late)
+        if group.charged[i]:
+            yield _line(source, terms, METERS[i], units=group.charged[i], included=False, late=late)
 
 
 def _line(source: _Source, terms: Terms, meter: str, *, units: int, included: bool, late: bool) -> Line:

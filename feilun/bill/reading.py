@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
 from sqlalchemy import Connection, func, select
@@ -11,8 +12,22 @@ from feilun.accounts.terms import Counts, Terms
 from feilun.bill.rating import Rated, UsageRow, bounds, rate
 from feilun.errors import ConflictError
 from feilun.store import ledger, tables
+from feilun.store.database import Database
 
 BATCH = 5_000  # rows in memory at once
+
+
+@contextlib.contextmanager
+def snapshot(database: Database) -> Iterator[Connection]:
+    """A connection whose queries all see the same moment, so that figures from several of them agree under load.
+
+    A SQLite transaction does that by itself; PostgreSQL's default shows each query what was committed before it. Where
+    SQLite has no write-ahead log (see ``feilun.store.database``), writers wait until such a reader is done.
+    """
+    with database.read() as connection:
+        if not database.is_sqlite:
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        yield connection
 
 
 def rate_range(connection: Connection, tenant: str, period: str, first: int, last: int) -> Rated:

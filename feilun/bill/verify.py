@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, select
 from feilun.accounts.terms import Terms
 from feilun.bill.invoices import FEES, ROUNDING, Invoice, invoiced, parse
 from feilun.bill.rating import Line
-from feilun.bill.reading import rate_range
+from feilun.bill.reading import rate_range, snapshot
 from feilun.errors import ConflictError
 from feilun.store import audit, tables
 from feilun.store.database import Database
@@ -58,7 +58,7 @@ def verify(database: Database) -> Verification:
     row was charged by the terms that it names; numbers and ranges of invoices without gaps; each invoice's lines,
     total and postings.
     """
-    with database.read() as connection:
+    with snapshot(database) as connection:
         found = [Problem("ledger", _place(p), p.what) for p in audit.verify(connection)]
         stored = connection.execute(
             select(tables.invoices).order_by(func.length(tables.invoices.c.number), tables.invoices.c.number)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from ulid import ULID
 
 from feilun.accounts import tenants
 from feilun.bill import invoices
+from feilun.bill.margin import margins
 from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.store import ledger, tables
@@ -142,3 +144,17 @@ def test_what_the_real_ledger_wrote_is_invoiced_and_holds(books: Books, settings
     assert [(line.kind, line.units) for line in invoice.lines] == [("fee", 1), ("included", 3), ("usage", 2)]
     assert sum(line.exact_nano for line in invoice.lines[1:]) == sum(charge.amount_nano for charge in charges)
     assert verify(books.database).problems == ()
+
+
+def test_verification_and_margins_agree_with_themselves_while_rows_come_in(
+    books: Books, settings: BillSettings
+) -> None:
+    tenant = books.tenant()
+    terms = settings.terms("starter")
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [books.use(tenant, [Use(at("2026-09-02"))], terms) for _ in range(40)])
+        while not writing.done():
+            assert verify(books.database).problems == ()
+            report = margins(books.database, settings.core_hour)
+            assert report.elsewhere_nano + report.unanswered_nano == report.cost_nano
+    assert len(writing.result()) == 40

@@ -23,7 +23,7 @@ from tests.bill.books import Books, Use, at
 
 SEPTEMBER, OCTOBER = "2026-09", "2026-10"
 shared = hypothesis_settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes where each example writes a database
     suppress_health_check=[HealthCheck.function_scoped_fixture],
