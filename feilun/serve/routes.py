@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Security
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from ulid import ULID
@@ -29,6 +31,7 @@ from feilun.store.database import Database
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+_DOCUMENTED = HTTPBearer(auto_error=False, description="feilun_live_...")  # for the document; ``allow`` decides
 _OWN_KEYS = "server:"  # idempotency keys that the server makes begin so; a caller's may not
 
 
@@ -87,7 +90,7 @@ def permit(gateway: Gateway) -> Callable[[], AsyncIterator[None]]:
 
 def private(gateway: Gateway, scope: str) -> APIRouter:
     """A router whose every route needs a place and a key with ``scope``."""
-    return APIRouter(dependencies=[Depends(permit(gateway)), Depends(allow(gateway, scope))])
+    return APIRouter(dependencies=[Depends(permit(gateway)), Depends(allow(gateway, scope)), Security(_DOCUMENTED)])
 
 
 def public_routes(gateway: Gateway) -> APIRouter:
@@ -158,7 +161,7 @@ def feedback_routes(gateway: Gateway) -> APIRouter:
     """What was wrong with an answer."""
     router = private(gateway, "feedback")
 
-    @router.post("/v1/feedback", summary="Correct answers", openapi_extra=_body(bodies.CORRECTION, bodies.CORRECTIONS))
+    @router.post("/v1/feedback", summary="Correct answers", openapi_extra=_body(bodies.CORRECTION, many=True))
     async def feedback(request: Request) -> Response:
         _only(request)
         tenant = request.state.caller.tenant
@@ -259,8 +262,10 @@ def _idempotency_key(request: Request) -> str:
     return given[0]
 
 
-def _body(*shapes: Any) -> dict[str, Any]:
+def _body(shape: TypeAdapter[Any], *, many: bool = False) -> dict[str, Any]:
     """The body for the OpenAPI document; we read bodies ourselves, bounded and strictly."""
-    schemas = [shape.json_schema() for shape in shapes]
-    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    schema: dict[str, Any] = shape.json_schema()
+    if many:
+        items = {"type": "array", "items": schema, "minItems": 1, "maxItems": bodies.MOST_INPUTS}
+        schema = {"oneOf": [schema, items]}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

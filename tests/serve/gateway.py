@@ -1,4 +1,4 @@
-"""The gateway in a process of its own, as ``feilun serve`` runs it; and with a planted bug, which no product file has."""
+"""The gateway in a process of its own, as ``feilun serve`` runs it; and with a planted bug (no product file has it)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ from feilun.store.database import Database
 from feilun.store.migrations import open_database
 
 PEPPER = b"a pepper of more than thirty-two bytes"
-WORDS = ("good bad fine film plot ending dull bright slow sharp we like it not at all . ! this is").split()
+TEXT = "good bad fine film plot ending dull bright slow sharp we like it not at all . ! this is"
+WORDS = TEXT.split()
 LABELS = ("negative", "neutral", "positive")
 CONTEXT = 32
 PLANS = {
@@ -166,7 +167,7 @@ def wait_until_ready(running: Running, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and running.process.poll() is None:
         try:
-            if httpx.get(running.base + "/readyz", timeout=2).status_code == 200:
+            if HTTP.get(running.base + "/readyz", timeout=2).status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -185,11 +186,14 @@ def gateway(house: House, **options: Any) -> Iterator[Running]:
             running.kill()
 
 
+HTTP = httpx.Client(
+    verify=False, timeout=30
+)  # one for all: a new one loads certificates, which takes longer than asking
+
+
 def ask(running: Running, token: str, text: str | list[str] = "good film", **more: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}", **more.pop("headers", {})}
-    return httpx.post(
-        running.base + "/v1/classify", json={"model": "reviews", "input": text} | more, headers=headers, timeout=30
-    )
+    return HTTP.post(running.base + "/v1/classify", json={"model": "reviews", "input": text} | more, headers=headers)
 
 
 def damage(path: Path) -> None:

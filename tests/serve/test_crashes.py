@@ -25,7 +25,7 @@ def kill_under_load(house: House, kills: int, **options: object) -> tuple[Client
     gateways: list[Running] = [start(house, **LEASE, **options)]
     clients = Clients([gateways[0].base], [house.tokens["acme"], house.tokens["globex"]])
     try:
-        with clients.at_work(12, SEED):
+        with clients.at_work(8, SEED):
             for _ in range(kills):
                 gateways.append(start(house, wait=False, **LEASE, **options))
                 wait_until_ready(gateways[-1])
