@@ -74,6 +74,8 @@ def as_html(invoice: Invoice) -> str:
     """A page without scripts or anything from elsewhere; every value is escaped."""
     lines = "\n".join(_html_line(invoice, line) for line in invoice.lines)
     title = escape(_title(invoice))
+    traceable = next((line.id for line in invoice.lines if line.release), None)
+    followed = f" To follow a line to the examples behind it: feilun trace {escape(traceable)}" if traceable else ""
     draft = "" if invoice.number != "DRAFT" else "<p>This is a draft; it was not issued.</p>"
     return f"""<!doctype html>
 <html lang="en">
@@ -101,7 +103,7 @@ code {{ font-size: .8rem; overflow-wrap: anywhere }}
 <tfoot><tr><td></td><td>Total</td><td></td><td></td><td class="n">{escape(invoice.total)}</td></tr></tfoot>
 </table>
 <p><small>Usage rows {invoice.first_sequence:,} to {invoice.last_sequence:,} of the ledger. Each line is rounded
-once, half to even. Follow a line to the examples behind it with: feilun trace {escape(invoice.number)}/1</small></p>
+once, half to even.{followed}</small></p>
 </html>
 """
 
