@@ -5,13 +5,19 @@ Nothing heavy is imported here, so that ``feilun.models.openvino`` answers in a 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from feilun.pipeline.kinds import Model
 
 if TYPE_CHECKING:
     from feilun.models.inference import Predictions
+
+# OpenVINO and NNCF report their use over the network from the moment they are imported. Where this package is missing
+# they don't, and None makes it missing.
+sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
 
 
 def predict(model: Model, texts: Sequence[str]) -> Predictions:

@@ -34,7 +34,8 @@ class Network(nn.Module):
         self.encoder: Any = encoder
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
-        self.head = nn.utils.skip_init(nn.Linear, width(encoder), len(self.labels))  # loaded, or made by relabel
+        # without numbers: they come from a file, or from ``relabel``
+        self.head = nn.Linear(encoder.config.hidden_size, max(1, len(self.labels)), device="meta")
         self.eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -44,6 +45,11 @@ class Network(nn.Module):
         mean = (states * weight).sum(1) / weight.sum(1)
         logits: Tensor = self.head(mean).float()
         return logits
+
+    @property
+    def positions(self) -> int:
+        """The most tokens that the encoder can read."""
+        return int(self.encoder.config.max_position_embeddings)
 
     @property
     def embeddings(self) -> nn.Module:
@@ -116,7 +122,7 @@ def load(folder: Path, context: int | None = None) -> Network:
         return Network(encoder, tokenizer)
     network = Network(encoder, tokenizer, tokens.load_labels(folder))
     try:
-        network.head.load_state_dict(weights.read(head))
+        network.head.load_state_dict(weights.read(head), assign=True)
     except RuntimeError as error:
         raise ArtifactError("the head does not fit the labels", where=str(head), hint=str(error)[-200:]) from error
     return network
@@ -127,21 +133,31 @@ def save(network: Network, folder: Path) -> None:
     config = network.encoder.config
     config.id2label = dict(enumerate(network.labels))
     config.label2id = {label: i for i, label in enumerate(network.labels)}
-    with _quiet():
+    with quiet():
         network.encoder.save_pretrained(folder)
     save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
     network.tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def width(encoder: Any) -> int:
-    """Numbers for each token in the encoder's last layer."""
-    return int(encoder.config.hidden_size)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No reports on stderr from transformers; what matters in them is checked here."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load_encoder(folder: Path) -> Any:
     weights.read(folder / "model.safetensors")  # whole and finite, before anything else looks at it
     try:
-        with _quiet():
+        with quiet():
             # eager: PyTorch's fused attention is slower on the CPU in bfloat16 when gradients are needed
             model, found = transformers.AutoModel.from_pretrained(
                 folder,
@@ -161,18 +177,3 @@ def _load_encoder(folder: Path) -> Any:
     if hasattr(model, "pooler"):
         model.pooler = None  # the mean is taken instead
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers reports each load on stderr; what matters in it is checked above."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -15,6 +15,7 @@ from torch import Tensor
 from feilun.errors import DataError
 from feilun.models import tokens
 from feilun.models.network import Network
+from feilun.tasks import metrics
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ def labels(frame: pl.DataFrame) -> list[str]:
 
 def examples(frame: pl.DataFrame, tokenizer: Tokenizer, labels: Sequence[str]) -> Examples:
     """Texts and labels as numbers; texts are cut at the tokenizer's context."""
-    number = {label: i for i, label in enumerate(labels)}
-    targets = np.array([number[label] for label in frame["label"]], np.int64)
+    targets = metrics.numbers(frame["label"].to_list(), labels)
     return Examples(tokens.encode(tokenizer, frame["text"].to_list()), targets)
 
 

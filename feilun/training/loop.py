@@ -69,7 +69,7 @@ def fit(
     for step in range(start, len(plan)):
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             loss = losses(network, examples, plan[step]).sum()
-        (loss / rows).backward()  # rows, not batches, weigh the same: short texts come many to a batch
+        torch.autograd.backward(loss / rows)  # rows, not batches, weigh the same: short texts come many to a batch
         length = torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
         mean = loss.item() / len(plan[step])
         if not (math.isfinite(mean) and math.isfinite(length)):

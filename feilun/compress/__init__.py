@@ -1,0 +1,1 @@
+"""A tuned model, smaller and faster, with proof of what that cost."""

@@ -1,0 +1,74 @@
+"""From a PyTorch network to OpenVINO's format, and from 32 bits to 8."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feilun.models import tokens
+from feilun.models.network import Network, quiet
+
+
+class _Scores(nn.Module):
+    """What is exported: with the softmax, so that the engine answers with scores."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        scores: Tensor = self.network(ids, mask).softmax(-1)
+        return scores
+
+
+def export(network: Network) -> Any:
+    """The network as an OpenVINO model: ids and mask (N, L), int64, to scores (N, C), float32; L and N are free."""
+    with _quiet():
+        import openvino
+
+        ids = torch.tensor([[1, 2, 3], [1, 2, 0]])
+        free = openvino.PartialShape([-1, -1])
+        example = (ids, (ids > 0).long())
+        return openvino.convert_model(_Scores(network), example_input=example, input=[free, free])
+
+
+def to_int8(model: Any, rows: tokens.Rows) -> Any:
+    """Weights and activations in 8 bits; ``rows`` of ids show how far the activations range (SmoothQuant, NNCF)."""
+    with _quiet():
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        samples = [list(tokens.pad([row], len(row))) for row in rows]
+        return nncf.quantize(
+            model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples)
+        )
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write model.xml and model.bin; what is float32 stays float32."""
+    import openvino
+
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of Python branches and of its own retirement; NNCF draws bars on rich's shared console."""
+    import rich
+
+    console = rich.get_console()
+    was = console.quiet
+    console.quiet = True
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        console.quiet = was

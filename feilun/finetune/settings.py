@@ -1,0 +1,17 @@
+"""The settings of ``[finetune.NAME]``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from feilun.training.settings import FitSettings
+
+
+class FinetuneSettings(FitSettings):
+    """What is trained, on what, and how long."""
+
+    task: str = Field("classify", description="How examples are read and what the answer is")
+    method: Literal["full"] = Field("full", description="full: every weight that is not frozen is trained")
+    context: int = Field(128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")

@@ -1,0 +1,57 @@
+"""The step ``finetune``: weights that know language learn a task."""
+
+from __future__ import annotations
+
+from feilun.errors import SettingError
+from feilun.finetune.settings import FinetuneSettings
+from feilun.pipeline.kinds import Dataset, Model
+from feilun.pipeline.steps import Workspace, step
+
+
+@step("finetune", version=1)
+def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace) -> Model:
+    """Train the weights that ``settings`` do not freeze; the base is read, never written.
+
+    A base that was tuned before is a warm start: it keeps its head, and labels that are new to it are added.
+
+    Args:
+        base: an encoder in the Hugging Face layout, or a tuned model in ours.
+        examples: rows with text and label; those of the split "train" are learned from.
+
+    Returns:
+        Every weight, the head, and the tokenizer cut at ``settings.context``.
+
+    Raises:
+        DataError: fewer than two labels.
+        SettingError: no such task, or a context longer than the base can read.
+        StepError: a loss or gradient that is not finite; an interrupted training resumes from ``work.scratch``.
+        ArtifactError: the base's files are damaged or are not safetensors.
+    """
+    from feilun import datasets, tasks
+    from feilun.models import network as networks
+    from feilun.training.loop import fit
+
+    task = tasks.get(settings.task)
+    frame = datasets.read(examples, "train")
+    labels = task.labels(frame)
+    network = networks.load(base.path, settings.context)
+    if settings.context > network.positions:
+        raise SettingError(
+            f"a context of {settings.context} tokens is more than the base's {network.positions}",
+            where="finetune: context",
+            hint=f"use context = {network.positions} or less",
+        )
+    network.relabel(sorted({*network.labels, *labels}), settings.seed)
+    numbers = task.examples(frame, network.tokenizer, network.labels)
+    for progress in fit(network, numbers, task.losses, settings, work.scratch):
+        work.record("training", progress.step, progress.steps, loss=progress.loss)
+    networks.save(network, work.folder)
+    return work.finish(
+        Model,
+        [base, examples],
+        format="safetensors",
+        task=settings.task,
+        labels=list(network.labels),
+        context=settings.context,
+        rows=len(numbers),
+    )
