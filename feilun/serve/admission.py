@@ -1,4 +1,4 @@
-"""What may be inside at once, by count and by tokens. The rest is refused at once, unbilled, rather than queued."""
+"""What may be inside at once, by count, bytes and tokens. The rest is refused at once, unbilled, rather than queued."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from feilun.errors import UnavailableError
 class Admission:
     """Counts of one process; used from the event loop's thread only."""
 
-    def __init__(self, most_requests: int, most_tokens: int) -> None:
+    def __init__(self, most_requests: int, most_tokens: int, most_bytes: int) -> None:
         self.requests = 0
         self.tokens = 0
+        self.bytes = 0
         self._most_requests = most_requests
         self._most_tokens = most_tokens
+        self._most_bytes = most_bytes
 
     @contextmanager
     def permit(self) -> Iterator[None]:
@@ -31,6 +33,21 @@ class Admission:
             yield
         finally:
             self.requests -= 1
+
+    @contextmanager
+    def space(self, size: int) -> Iterator[None]:
+        """Memory for a body of ``size`` bytes.
+
+        Raises:
+            UnavailableError: the bodies that are inside take it all.
+        """
+        if self.bytes + size > self._most_bytes:
+            raise _full()
+        self.bytes += size
+        try:
+            yield
+        finally:
+            self.bytes -= size
 
     @contextmanager
     def room(self, tokens: int) -> Iterator[None]:

@@ -41,12 +41,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """The bytes to give; ``charge`` is None where they were stored before."""
+    """The bytes to give; ``done`` is None where they were stored before."""
 
     request: str
     body: bytes
-    charge: ledger.Charge | None = None
-    scored: Scored | None = None
+    done: ledger.Done | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Answering:
     ) -> None:
         self.database = database
         self.shelf = shelf
-        self.admission = Admission(settings.queue_requests, settings.queue_tokens)
+        self.admission = Admission(settings.queue_requests, settings.queue_tokens, settings.queue_bytes)
         self.batcher = Batcher(settings.batch_tokens)
         self._keyring = keyring
         self._plans = plans
@@ -154,7 +153,7 @@ class Answering:
             return _render(work, results, charge)
 
         try:
-            charge, body = await self._write(
+            _, body = await self._write(
                 lambda c: ledger.capture(c, hold, done, self._plans, render), asked.caller.tenant
             )
         except (UnavailableError, ConflictError) as error:
@@ -166,7 +165,7 @@ class Answering:
             raise UnavailableError(
                 "the request took too long", hint="send it again; it was not charged", code="hold-lost"
             ) from error
-        return Answered(hold.request, body, charge, scored)
+        return Answered(hold.request, body, done)
 
     async def _stored(self, asked: Asked) -> Answered | None:
         def read() -> ledger.Replay | None:

@@ -62,11 +62,11 @@ CORRECTION: TypeAdapter[Correction] = TypeAdapter(Correction)
 CORRECTIONS: TypeAdapter[list[Correction]] = TypeAdapter(Corrections)
 
 
-async def read(request: Request, settings: GatewaySettings) -> bytes:
-    """The whole body.
+def size(request: Request, settings: GatewaySettings) -> int:
+    """How long the body may turn out to be: what was declared, or the most that is read of one without a length.
 
     Raises:
-        RequestError: 413 too long (found before it is read whole), 408 too slow, 415 not JSON or compressed.
+        RequestError: 413 it is declared to be too long, 415 not JSON or compressed.
     """
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
@@ -75,9 +75,20 @@ async def read(request: Request, settings: GatewaySettings) -> bytes:
         raise RequestError(
             "the body is not JSON", status=415, code="content-type", hint="Content-Type: application/json"
         )
-    declared = headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared[:20]) > settings.body_bytes:
+    declared = headers.get("content-length")
+    if declared is None:
+        return settings.body_bytes
+    if not (declared.isascii() and declared.isdigit()) or int(declared[:20]) > settings.body_bytes:
         raise _too_long(settings)
+    return int(declared)
+
+
+async def read(request: Request, settings: GatewaySettings) -> bytes:
+    """The whole body.
+
+    Raises:
+        RequestError: 413 too long (found before it is read whole), 408 too slow.
+    """
     parts: list[bytes] = []
     length = 0
     try:

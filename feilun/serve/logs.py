@@ -27,13 +27,13 @@ def frames(trace: TracebackType | None) -> list[str]:
 
 
 class Lines(logging.Formatter):
-    """Ours: the event and its fields. Another library's: its name and level alone, its words may be anything."""
+    """Ours: the event and its fields. Another library's: the words of its message without what is filled into them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
         fields = getattr(record, "feilun", None)
         line: dict[str, object] = {"at": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}Z"}
-        line |= {"level": record.levelname.lower(), "event": record.msg if fields is not None else record.name}
+        line |= {"level": record.levelname.lower(), "event": record.msg if isinstance(record.msg, str) else record.name}
         return json.dumps(line | (fields or {}), ensure_ascii=True)
 
 
@@ -41,7 +41,7 @@ def write_to_stderr() -> None:
     """Let the gateway's process log lines to its standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
-    for name, level in (("feilun.serve", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+    for name, level in (("feilun.serve", logging.INFO), ("uvicorn", logging.WARNING)):
         log = logging.getLogger(name)
         log.handlers, log.propagate = [handler], False
         log.setLevel(level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from feilun.accounts import tenants
 from feilun.accounts.access import Caller, Keyring
 from feilun.errors import AccessError, UnavailableError
 from feilun.serve import bodies, corrections
-from feilun.serve.answering import ROUTE, Answering, Asked, body_digest
+from feilun.serve.answering import ROUTE, Answered, Answering, Asked, body_digest
 from feilun.serve.metrics import Metrics
 from feilun.serve.problems import RequestError
 from feilun.serve.settings import GatewaySettings
@@ -122,26 +121,18 @@ def classify_routes(gateway: Gateway) -> APIRouter:
     @router.post(ROUTE, summary="Classify one or many inputs", openapi_extra=_body(bodies.CLASSIFY))
     async def classify(request: Request) -> Response:
         _only(request)
-        raw = await bodies.read(request, gateway.settings)
-        asked = Asked(
-            caller=request.state.caller,
-            body=bodies.parse(raw, bodies.CLASSIFY),
-            body_sha256=body_digest(ROUTE, raw),
-            idempotency_key=_idempotency_key(request),
-        )
-        # Shielded: what was begun is committed and stored, whether or not its caller still waits.
-        answered = await asyncio.shield(asyncio.ensure_future(gateway.answering.answer(asked)))
-        headers = {"X-Request-Id": answered.request}
+        with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
+            raw = await bodies.read(request, gateway.settings)
+            asked = Asked(
+                caller=request.state.caller,
+                body=bodies.parse(raw, bodies.CLASSIFY),
+                body_sha256=body_digest(ROUTE, raw),
+                idempotency_key=_idempotency_key(request),
+            )
+            # Shielded: what was begun is committed and stored, whether or not its caller still waits.
+            answered = await asyncio.shield(asyncio.ensure_future(gateway.answering.answer(asked)))
         request.state.request = answered.request
-        if answered.charge is None or answered.scored is None:
-            gateway.metrics.replays.inc()
-            return Response(answered.body, 200, headers | {"Idempotent-Replay": "true"}, "application/json")
-        usage = json.loads(answered.body)["usage"]
-        request.state.inputs, request.state.tokens = usage["inputs"], usage["tokens"]
-        gateway.metrics.inputs.inc(usage["inputs"])
-        gateway.metrics.tokens.inc(usage["tokens"])
-        gateway.metrics.core_seconds.inc(answered.scored.compute_ns / 1e9)
-        return Response(answered.body, 200, headers, "application/json")
+        return _answer(gateway, request, answered)
 
     @router.get("/v1/models", summary="The models that answer now")
     async def models(request: Request) -> Response:
@@ -165,11 +156,12 @@ def feedback_routes(gateway: Gateway) -> APIRouter:
     async def feedback(request: Request) -> Response:
         _only(request)
         tenant = request.state.caller.tenant
-        value = bodies.load(await bodies.read(request, gateway.settings))
-        if isinstance(value, list):
-            given = bodies.validate(value, bodies.CORRECTIONS)
-        else:
-            given = [bodies.validate(value, bodies.CORRECTION)]
+        with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
+            value = bodies.load(await bodies.read(request, gateway.settings))
+            if isinstance(value, list):
+                given = bodies.validate(value, bodies.CORRECTIONS)
+            else:
+                given = [bodies.validate(value, bodies.CORRECTION)]
         digest = gateway.keyring.digest_of
         job = gateway.database.submit(lambda c: corrections.record(c, tenant, given, digest))
         return JSONResponse({"object": "list", "data": await asyncio.shield(asyncio.wrap_future(job))})
@@ -203,6 +195,20 @@ def metrics_routes(gateway: Gateway) -> APIRouter:
         return Response(gateway.metrics.text(answering), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+def _answer(gateway: Gateway, request: Request, answered: Answered) -> Response:
+    headers = {"X-Request-Id": answered.request}
+    if answered.done is None:
+        gateway.metrics.replays.inc()
+        return Response(answered.body, 200, headers | {"Idempotent-Replay": "true"}, "application/json")
+    units = answered.done.units
+    request.state.inputs, request.state.tokens = units.inputs, units.tokens
+    request.state.release = answered.done.release
+    gateway.metrics.inputs.inc(units.inputs)
+    gateway.metrics.tokens.inc(units.tokens)
+    gateway.metrics.core_seconds.inc(answered.done.compute_ns / 1e9)
+    return Response(answered.body, 200, headers, "application/json")
 
 
 def _usage(gateway: Gateway, caller: Caller, asked: str | None) -> dict[str, Any]:

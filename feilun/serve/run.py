@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -11,12 +13,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from feilun.accounts.terms import Terms
+from feilun.errors import SettingError
 from feilun.serve import logs
 from feilun.serve.app import create_app, make_gateway
 from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.store.artifacts import ArtifactStore
 from feilun.store.migrations import open_database
+
+BACKLOG = 1024  # connections that wait to be accepted
 
 
 class _Server(uvicorn.Server):
@@ -46,21 +51,32 @@ def run_gateway(
     """Answer until told to stop. Several processes may share one database and one folder of artefacts.
 
     Raises:
-        SettingError: the pepper is too short, or the database's URL cannot be used.
+        SettingError: the pepper is too short, the address is taken, or the database's URL cannot be used.
         UnavailableError: the database cannot be opened.
     """
     logs.write_to_stderr()
     with open_database(database_url) as database:
-        gateway = make_gateway(ArtifactStore(artifacts, database), pepper, plans, settings or GatewaySettings())
+        chosen = settings or GatewaySettings()
+        chosen = replace(chosen, hosts=(*chosen.hosts, f"[{host}]" if ":" in host else host))
+        gateway = make_gateway(ArtifactStore(artifacts, database), pepper, plans, chosen)
         serve(create_app(gateway), gateway, host, port)
 
 
 def serve(app: FastAPI, gateway: Gateway, host: str, port: int) -> None:
-    """Run an application of ours on uvicorn."""
+    """Run an application of ours on uvicorn.
+
+    Raises:
+        SettingError: the address is taken or is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SettingError(
+            f"the gateway cannot listen there: {error.strerror}", where=f"{host}:{port}", hint="choose another --port"
+        ) from error
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -68,8 +84,9 @@ def serve(app: FastAPI, gateway: Gateway, host: str, port: int) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=1024,
+        backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(gateway.settings.grace_s),
     )
-    _Server(config, gateway).run()
+    with listening:
+        _Server(config, gateway).run(sockets=[listening])

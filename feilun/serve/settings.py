@@ -36,6 +36,7 @@ class GatewaySettings:
     queue_requests: int = 256  # requests that are inside at once
     queue_tokens: int = 65_536  # tokens that wait or are worked on at once
     body_bytes: int = 10_000_000
+    queue_bytes: int = 100_000_000  # of all bodies that are inside at once
     body_s: float = 15.0  # how long a body may take to arrive
     lease_s: float = 30.0  # how long a hold lasts whose gateway has died
     wait_s: float = 10.0  # how long a duplicate waits for the first one

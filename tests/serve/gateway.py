@@ -31,7 +31,7 @@ async def commit_after_the_answer(self: Answering, work: Any, hold: ledger.Hold,
     late.add(task)
     charge = ledger.Charge(hold.request, PLANS["metered"].amount(Counts(), work.units), "USD", 0, 0)
     body = answering._render(work, list(answering._results(work.loaded, scored)), charge)
-    return Answered(hold.request, body, charge, scored)
+    return Answered(hold.request, body)
 
 
 def main() -> None:

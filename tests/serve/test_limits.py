@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.house import HTTP, House, Running, ask, gateway, open_house
+from feilun.errors import SettingError
+from feilun.serve.run import run_gateway
+from tests.serve.house import HTTP, PEPPER, PLANS, House, Running, ask, gateway, open_house
 from tests.serve.load import Clients, broken_invariants
 
 
@@ -55,3 +57,14 @@ def test_a_gateway_that_is_told_to_stop_finishes_what_it_began_case_16(
         assert len(clients.answers) > 10
         assert broken_invariants(house.database, clients.answers) == []
         assert "unexpected" not in running.log.read_text()
+
+
+def test_a_port_that_is_taken_is_said_in_words(house: House, running: Running) -> None:
+    with pytest.raises(SettingError, match="cannot listen"):
+        run_gateway(
+            house.url,
+            house.folder / "artifacts",
+            pepper=PEPPER,
+            plans=PLANS,
+            port=int(running.base.rsplit(":", 1)[1]),
+        )

@@ -18,7 +18,9 @@ PER_REQUEST = Terms("USD", unit_nano={"requests": 10})
 class Books:
     """One tenant's ledger and the terms that it is written under."""
 
-    def __init__(self, database: Database, tenant: str = "acme", *, terms: Terms = PER_REQUEST, budget: int | None = None):
+    def __init__(
+        self, database: Database, tenant: str = "acme", *, terms: Terms = PER_REQUEST, budget: int | None = None
+    ):
         self.database = database
         self.tenant = tenant
         self.terms = terms

@@ -28,7 +28,9 @@ def schema(engine: Engine) -> dict[str, Any]:
             "foreign": sorted((f["constrained_columns"], f["referred_table"]) for f in looked.get_foreign_keys(table)),
             "unique": sorted(u["column_names"] for u in looked.get_unique_constraints(table)),
             "checks": sorted(str(c["sqltext"]) for c in looked.get_check_constraints(table)),
-            "indexes": sorted((str(i["name"]), i["column_names"], bool(i["unique"])) for i in looked.get_indexes(table)),
+            "indexes": sorted(
+                (str(i["name"]), i["column_names"], bool(i["unique"])) for i in looked.get_indexes(table)
+            ),
         }
     found.pop("migrations", None)
     return found
