@@ -33,11 +33,11 @@ from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Model, Release, Report
-from feilun.pipeline.steps import STEPS
+from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.settings import RelearnSettings
 from feilun.store import consents, deployment, ledger, releases, runs, tables
 from feilun.store.artifacts import Artifact, ArtifactStore
-from feilun.store.database import Database
+from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from feilun.serve.background import Background
 
 STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
-OTHERS = {"bill": BillSettings, "relearn.*": RelearnSettings}
+OTHERS: dict[str, type[Settings]] = {"bill": BillSettings, "relearn.*": RelearnSettings}
 PACKAGE = Path(__file__).parent
 LINE = re.compile(r"[A-Z]+-\d+/\d+")
 
@@ -238,18 +238,36 @@ class Flywheel:
 
     # --- money -----------------------------------------------------------------------------------------------------
 
-    def bill(self, period: str | None = None, *, tenant: str | None = None, close: bool = False) -> list[Invoice]:
-        """Invoices of a month, drafts unless ``close``. A month that still runs is invoiced up to now."""
+    def bill(
+        self, period: str | None = None, *, tenant: str | None = None, close: bool = False, now: bool = False
+    ) -> list[Invoice]:
+        """Invoices of a month (UTC, this one by default): those that are closed, and drafts of what is not invoiced yet.
+
+        Args:
+            tenant: only this one.
+            close: close what can be closed: the bytes of those invoices never change again.
+            now: with ``close``, a month that still runs is invoiced up to this moment; later usage comes in its next.
+        """
         from feilun.bill import invoices
 
-        made = []
-        for usage in self.usage(period):
-            if tenant in (None, usage.tenant):
-                args = (self.database, usage.tenant, usage.period, self.bill_settings)
-                made.append(invoices.close(*args, interim=True) if close else invoices.draft(*args))
-        if tenant is not None and not made:
-            tenants.get(self.database, tenant)  # says that there is none
+        month = period or self.period
+        if close and tenant:
+            invoices.close(self.database, tenant, month, self.bill_settings, interim=now)
+        elif close:
+            invoices.close_all(self.database, month, self.bill_settings, interim=now)
+        made: list[Invoice] = []
+        for name in [tenant] if tenant else [t.id for t in tenants.tenants(self.database)]:
+            with self.database.read() as connection:
+                made += invoices.of_tenant(connection, name, month)
+            draft = invoices.draft(self.database, name, month, self.bill_settings)
+            made += [draft] if draft.lines else []
         return made
+
+    @property
+    def period(self) -> str:
+        """This calendar month, UTC, by the database's clock."""
+        with self.database.read() as connection:
+            return ledger.period_of(now_us(connection))
 
     def margin(self, period: str | None = None) -> Margins:
         """What the invoices of a month, or of all time, earned after serving and training."""

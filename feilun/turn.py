@@ -16,12 +16,13 @@ from sqlalchemy import Connection, func, insert, select
 from ulid import ULID
 
 from feilun.errors import DataError, ProjectError, StepError
+from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
 from feilun.pipeline.project import Project
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.decision import Cohort, Decision, OldDomain, Stakes, decide, inputs_per_day
-from feilun.relearn.settings import RelearnSettings
+from feilun.relearn.settings import MixSettings, RelearnSettings
 from feilun.relearn.step import unlearned
 from feilun.store import lineage, releases, tables
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
@@ -113,7 +114,7 @@ def turn(
     fresh = _freeze(bench, name, settings)
     _check_enough(fresh, old, settings, name)
     mixed = bench.run(
-        "mix", Dataset, STEPS["mix"].settings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old
+        "mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old
     )
     changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
     candidate_tuned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
@@ -165,7 +166,7 @@ def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
         consents_until = connection.execute(select(func.max(tables.consents.c.id))).scalar()
     if until is None:
         raise DataError("there is no feedback yet", where=f"relearn.{name}", hint="send some to POST /v1/feedback")
-    frozen = STEPS["feedback"].settings(
+    frozen = FeedbackSettings(
         name=name, feedback_until=until, consents_until=consents_until or "", test_share=settings.test_share
     )
     used = tuple(r for r in answered if _has_feedback(bench.store, r.digest))

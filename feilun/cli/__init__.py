@@ -22,8 +22,8 @@ from feilun.cli import (
     trace,
     usage,
 )
-from feilun.cli.show import print_error
 from feilun.errors import FeilunError
+from feilun.show import print_error
 
 app = typer.Typer(
     name="feilun",

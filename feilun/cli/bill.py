@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import print_json, print_table, say
+from feilun.show import print_json, print_table, say
 
 if TYPE_CHECKING:
     from feilun.bill.invoices import Invoice
@@ -20,6 +20,7 @@ def bill(
     tenant: Annotated[str | None, typer.Argument(help="Only this customer.")] = None,
     period: Annotated[str | None, typer.Option(help="A month, UTC: 2026-11. This one by default.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Close the invoices: their bytes never change again.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="With --close: a month that still runs, up to now.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write HTML, CSV and JSON of each invoice into this folder.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the ledger: chain, postings, invoices.")] = False,
     project: Root = HERE,
@@ -28,8 +29,8 @@ def bill(
     """Invoices of a month (drafts, unless --close) beside serving cost, training cost and margin."""
     with open_wheel(project) as wheel:
         checked = wheel.verify() if verify or close else None
-        invoices = wheel.bill(period, tenant=tenant, close=close)
-        margins = wheel.margin(invoices[0].period if invoices else period)
+        invoices = wheel.bill(period, tenant=tenant, close=close, now=now)
+        margins = wheel.margin(period or wheel.period)
         written = _write(invoices, out) if out else []
     if json:
         document: dict[str, Any] = {"invoices": [i.as_dict() for i in invoices], "margin": margins.as_dict()}

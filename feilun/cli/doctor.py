@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from feilun.cli.options import HERE, Json, Root
-from feilun.cli.show import print_json, print_table, say
+from feilun.show import print_json, print_table, say
 
 
 def doctor(project: Root = HERE, json: Json = False) -> None:

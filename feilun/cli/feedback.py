@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import print_json, print_table, say
+from feilun.show import print_json, print_table, say
 
 app = typer.Typer(help="Corrections by users: list, import, export, withdraw.", no_args_is_help=True)
 Tenant = Annotated[str | None, typer.Option(help="Only this customer's.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import Json
-from feilun.cli.show import print_json, say
+from feilun.show import print_json, say
 
 
 def init(

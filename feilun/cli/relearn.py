@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import HERE, Json, Root, Set, open_wheel
-from feilun.cli.show import print_json, print_table, progress, say, short
+from feilun.show import print_json, print_table, progress, say, short
 
 
 def relearn(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import interval, print_json, print_table, progress, say, short
+from feilun.show import interval, print_json, print_table, progress, say, short
 
 app = typer.Typer(help="Releases: list, evaluate, promote, roll back.", no_args_is_help=True)
 
@@ -45,7 +45,7 @@ def evaluate(
     if json:
         print_json({"report": report.digest, "path": str(report.path), "domains": domains})
         return
-    rows = [[name, d["rows"], interval(d["macro_f1"]), interval(d["accuracy"])] for name, d in domains.items()]
+    rows = [[name, d["n"], interval(d["macro_f1"]), interval(d["accuracy"])] for name, d in domains.items()]
     print_table(f"{model}, held-out rows, 95 % intervals", ["domain", "rows", "macro-F1", "accuracy"], rows)
     say(f"  with plots: {report.path / 'report.html'}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, Set, open_wheel
-from feilun.cli.show import interval, print_json, print_table, progress, say
+from feilun.show import interval, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from feilun.pipeline.execute import Outcome

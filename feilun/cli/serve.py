@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import print_json
+from feilun.show import print_json
 
 
 def serve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import print_json, print_table, say, short
+from feilun.show import print_json, print_table, say, short
 
 
 def status(project: Root = HERE, json: Json = False) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.cli.show import print_json, print_table, say
+from feilun.show import print_json, print_table, say
 
 app = typer.Typer(help="Customers and their plans.", no_args_is_help=True)
 

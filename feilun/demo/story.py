@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from feilun.cli.show import interval, print_table, say, short
 from feilun.demo import traffic
 from feilun.demo.audit import Audit, audit
 from feilun.demo.commands import MemoryWatch, Shell
 from feilun.demo.traffic import Answer, Customer, Sentence
 from feilun.errors import StepError
 from feilun.serve import background
+from feilun.show import interval, print_table, say, short
 from feilun.store.money import format_money
 
 DOMAINS = ("films", "products", "tweets", "editorials")
@@ -199,7 +199,7 @@ def relearn(turn: Turn, url: str) -> None:
 def bill(turn: Turn) -> None:
     """Close the books and see who earned what."""
     with turn.chapter("bill", "an invoice for each customer, and what it really earned"):
-        told = turn.shell.feilun("bill", "--close")
+        told = turn.shell.feilun("bill", "--close", "--now")
         margins = {m["tenant"]: m for m in told["margin"]["tenants"]}
         for invoice in told["invoices"]:
             margin = margins[invoice["tenant"]]
@@ -323,7 +323,10 @@ def _show_stage(turn: Turn, stage: str) -> None:
 
 
 def _card_counts(card: dict[str, Any]) -> list[int]:
-    raise StepError("unknown card")
+    removed = card["removed"]
+    exact = removed["exact_duplicates"] + removed["tied_labels"] + removed["outvoted_labels"]
+    splits = [sum(card["labels"].get(split, {}).values()) for split in ("train", "test")]
+    return [card["rows_read"], exact, removed["near_duplicates"], removed["leaked_into_train"], *splits]
 
 
 def _parity(parity: dict[str, Any]) -> str:

@@ -40,7 +40,7 @@ def talk_on_stderr() -> None:
 
 def say(text: str) -> None:
     """A line for people, with Rich's markup."""
-    _console().print(text)
+    _console().print(text, soft_wrap=True)
 
 
 def _console() -> Console:
