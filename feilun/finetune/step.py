@@ -42,7 +42,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
             hint=f"use context = {network.positions} or less",
         )
     network.relabel(sorted({*network.labels, *labels}), settings.seed)
-    numbers = task.examples(frame, network.tokenizer, network.labels)
+    numbers = task.examples(frame, network.tokenizer, network.labels, settings.balance)
     for progress in fit(network, numbers, task.losses, settings, work.scratch):
         work.record("training", progress.step, progress.steps, loss=progress.loss)
     networks.save(network, work.folder)

@@ -97,7 +97,7 @@ class Answering:
             scores: NDArray[np.float32] = logits.softmax(-1).numpy()
             return scores
 
-        return tokens.run_in_rectangles(rows, len(self.labels), score)
+        return tokens.run_in_rectangles(rows, self.context, len(self.labels), score)
 
 
 def load(folder: Path, context: int | None = None) -> Network:

@@ -44,7 +44,10 @@ class Engine:
         request = self._requests.get()
         try:
             return tokens.run_in_rectangles(
-                rows, len(self.labels), lambda ids, mask: request.infer([ids, mask], share_inputs=True)[0]
+                rows,
+                self.context,
+                len(self.labels),
+                lambda ids, mask: request.infer([ids, mask], share_inputs=True)[0],
             )
         finally:
             self._requests.put(request)
