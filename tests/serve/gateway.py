@@ -1,14 +1,17 @@
-"""The gateway in a process of its own, as ``feilun serve`` runs it; and with a planted bug (no product file has it)."""
+"""The gateway in a process of its own, as ``feilun serve`` runs it; or with planted bugs (no product file has them)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from feilun.serve import answering
+from starlette.requests import Request
+
+from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
 from feilun.serve.settings import GatewaySettings
@@ -34,11 +37,49 @@ async def commit_after_the_answer(self: Answering, work: Any, hold: ledger.Hold,
     return Answered(hold.request, body)
 
 
+def deduplicate_outside_the_transaction() -> None:
+    """The positive control of case 7: look first, then hold under a key that is never the same."""
+    hold = ledger.hold
+
+    def careless(connection: Any, ask: ledger.Ask, plans: ledger.Plans, holder: str) -> Any:
+        return hold(connection, replace(ask, idempotency_key=holder), plans, holder)
+
+    async def nobody_waits(self: Answering, mine: tuple[str, str]) -> None:
+        self._working = {}
+
+    ledger.hold = careless
+    Answering._wait_for = nobody_waits  # type: ignore[method-assign]
+
+
+def authorise_by_prefix() -> None:
+    """The positive control of case 29: who asks is checked where the path looks private."""
+    allow = routes.allow
+
+    def by_prefix(gateway: Any, scope: str) -> Any:
+        honest = allow(gateway, scope)
+
+        async def authorise(request: Request) -> None:
+            if request.url.path.startswith("/v1/"):
+                await honest(request)
+
+        return authorise
+
+    routes.allow = by_prefix
+
+
+def plant(bug: str | None) -> None:
+    if bug == "commit-after-the-answer":
+        Answering._settle = commit_after_the_answer  # type: ignore[method-assign]
+    elif bug == "deduplicate-outside-the-transaction":
+        deduplicate_outside_the_transaction()
+    elif bug == "authorise-by-prefix":
+        authorise_by_prefix()
+
+
 def main() -> None:
     told = json.loads(sys.argv[1])
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
-    if options.pop("planted", None) == "commit-after-the-answer":
-        Answering._settle = commit_after_the_answer  # type: ignore[method-assign]
+    plant(options.pop("planted", None))
     run_gateway(
         told["url"],
         Path(told["artifacts"]),

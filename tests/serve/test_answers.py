@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 import pytest
 from sqlalchemy import func, select
 
 from feilun.accounts import keys
 from feilun.store import tables
-from tests.serve.house import CONTEXT, HTTP, LABELS, PEPPER, House, Running, ask
+from tests.serve.house import CONTEXT, HTTP, LABELS, PEPPER, House, Running, ask, gateway
 from tests.serve.load import broken_invariants
 
 
@@ -63,11 +64,21 @@ def test_same_key_other_body_is_refused_case_6(house: House, running: Running, t
     assert entries(house, tenant[0]) == 1
 
 
+def fifty_at_once(running: Running, token: str) -> list[httpx.Response]:
+    with ThreadPoolExecutor(50) as pool:
+        return list(pool.map(lambda _: ask(running, token, headers={"Idempotency-Key": "one"}), range(50)))
+
+
+def test_the_same_check_catches_deduplication_outside_the_transaction(house: House, tenant: tuple[str, str]) -> None:
+    with gateway(house, planted="deduplicate-outside-the-transaction") as planted:
+        fifty_at_once(planted, tenant[1])
+    assert entries(house, tenant[0]) > 1
+
+
 def test_the_same_key_fifty_times_at_once_is_one_inference_and_one_entry_case_7(
     house: House, running: Running, tenant: tuple[str, str]
 ) -> None:
-    with ThreadPoolExecutor(50) as pool:
-        replies = list(pool.map(lambda _: ask(running, tenant[1], headers={"Idempotency-Key": "one"}), range(50)))
+    replies = fifty_at_once(running, tenant[1])
     answered = [r for r in replies if r.status_code == 200]
     assert {r.status_code for r in replies} <= {200, 409}
     assert all("retry-after" in r.headers for r in replies if r.status_code == 409)

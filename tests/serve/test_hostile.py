@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.serve.house import HTTP, House, Running, ask
+from tests.serve.house import HTTP, House, Running, ask, gateway
+from tests.serve.load import until
 
 GOOD = {"model": "reviews", "input": "good film"}
 
@@ -107,3 +108,20 @@ def test_what_is_not_there_is_refused_in_the_same_shape(running: Running, method
     reply = HTTP.request(method, running.base + path)
     assert reply.status_code == status
     assert reply.json()["error"]["type"].endswith("_error")
+
+
+def test_a_caller_who_goes_away_in_mid_body_is_no_bug_of_ours(house: House, running: Running) -> None:
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.tokens['acme']}\r\n"
+    with socket.create_connection(("127.0.0.1", int(running.base.rsplit(":", 1)[1]))) as leaving:
+        leaving.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        assert ask(running, house.tokens["acme"]).status_code == 200
+    until(lambda: '"status": 499' in running.log.read_text())
+    assert '"unexpected"' not in running.log.read_text()
+
+
+def test_a_body_that_does_not_arrive_in_time_is_refused_case_26(house: House) -> None:
+    with gateway(house, body_s=0.3) as hasty:
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {house.tokens['acme']}\r\n"
+        with socket.create_connection(("127.0.0.1", int(hasty.base.rsplit(":", 1)[1]))) as slow:
+            slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert slow.recv(100).split()[1] == b"408"
