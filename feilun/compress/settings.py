@@ -12,8 +12,14 @@ from feilun.pipeline.steps import Settings
 class CompressSettings(Settings):
     """How the model is made smaller, and how much it may differ afterwards."""
 
-    quantise: Literal["int8", "none"] = Field("int8", description="Precision of weights and activations")
-    calibration_rows: int = Field(256, ge=1, le=10_000, description="Training rows that show the activations' range")
-    parity_rows: int = Field(1000, ge=1, description="Held-out rows, at the most, on which both models are compared")
-    max_disagreement: float = Field(0.03, ge=0, le=1, description="More answers changed than this share is refused")
-    seed: int = Field(0, ge=0, description="Decides which rows are taken")
+    quantise: Literal["int8", "none"] = Field(default="int8", description="Precision of weights and activations")
+    calibration_rows: int = Field(
+        default=256, ge=1, le=10_000, description="Training rows that show the activations' range"
+    )
+    parity_rows: int = Field(
+        default=1000, ge=1, description="Held-out rows, at the most, on which both models are compared"
+    )
+    max_disagreement: float = Field(
+        default=0.03, ge=0, le=1, description="More answers changed than this share is refused"
+    )
+    seed: int = Field(default=0, ge=0, description="Decides which rows are taken")

@@ -21,9 +21,9 @@ class EvaluateSettings(Settings):
     require: dict[str, float] = Field(
         default_factory=dict, description="Least values; a model that misses one is refused"
     )
-    split: Literal["train", "test"] = Field("test", description="Which rows are asked")
-    resamples: int = Field(1000, ge=100, le=100_000, description="Of the bootstrap behind the 95 % intervals")
-    seed: int = Field(0, ge=0, description="Of the bootstrap")
+    split: Literal["train", "test"] = Field(default="test", description="Which rows are asked")
+    resamples: int = Field(default=1000, ge=100, le=100_000, description="Of the bootstrap behind the 95 % intervals")
+    seed: int = Field(default=0, ge=0, description="Of the bootstrap")
 
     @field_validator("require")
     @classmethod

@@ -12,9 +12,12 @@ from feilun.training.settings import FitSettings
 class FinetuneSettings(FitSettings):
     """What is trained, on what, and how long."""
 
-    task: str = Field("classify", description="How examples are read and what the answer is")
-    method: Literal["full"] = Field("full", description="full: every weight that is not frozen is trained")
+    task: str = Field(default="classify", description="How examples are read and what the answer is")
+    method: Literal["full"] = Field(default="full", description="full: every weight that is not frozen is trained")
     balance: float = Field(
-        0.0, ge=0, le=2, description="0 answers by how frequent each label is, 1 as if all were equally frequent"
+        default=0.0,
+        ge=0,
+        le=2,
+        description="0 answers by how frequent each label is, 1 as if all were equally frequent",
     )
-    context: int = Field(128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")
+    context: int = Field(default=128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")

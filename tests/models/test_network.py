@@ -72,7 +72,7 @@ def test_missing_weights_are_named(base: Path) -> None:
     state = load_file(base / "model.safetensors")
     del state["encoder.layer.1.output.dense.weight"]
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ArtifactError, match="layer.1.output.dense.weight"):
+    with pytest.raises(ArtifactError, match=r"layer\.1\.output\.dense\.weight"):
         network.load(base, 8)
 
 

@@ -113,7 +113,7 @@ def test_a_damaged_model_is_refused(model: Model, tmp_path: Path, file: str, how
 
 def test_a_model_without_a_head_or_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     bench = tiny.Bench(tmp_path)
-    with pytest.raises(ArtifactError, match="context|how long|no head"):
+    with pytest.raises(ArtifactError, match="how long"):
         models.predict(bench.base(), TEXTS)
     odd = bench.model(tiny.write_base(tmp_path / "odd"), format="onnx")
     with pytest.raises(ArtifactError, match="'onnx'"):

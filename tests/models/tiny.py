@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from feilun.pipeline.kinds import Dataset, Model
 from feilun.pipeline.steps import STEPS
 from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.migrations import open_database
+
+torch.set_num_threads(1)  # threads cost more than they give where a matrix has a few thousand numbers
 
 A = TypeVar("A", bound=Artifact)
 SAYS = {"bad": ["dull", "poor", "weak", "sad"], "fair": ["plain", "usual", "mild"], "good": ["fine", "bright", "warm"]}
@@ -88,8 +91,7 @@ class Bench:
 
     def examples(self, rows: pl.DataFrame | None = None) -> Dataset:
         """Rows as a dataset; ``frame()`` by default."""
-        folder = self.folder / "rows"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         datasets.write(frame() if rows is None else rows, folder)
         return self.store.add(Dataset, folder, parents=[], facts={})
 

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+import feilun.evaluate.step
+import feilun.finetune.step  # noqa: F401 - registers the step
+from feilun.errors import DataError
+from feilun.evaluate.settings import EvaluateSettings
+from feilun.pipeline.kinds import Model, Report
+from tests.models import tiny
+
+HOSTILE = "<script>alert(1)</script>'\"&"
+
+
+class Tags(HTMLParser):
+    """Every element and attribute name of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen |= {tag} | {f"@{name}" for name, _ in attributes}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.Bench]:
+    made = tiny.Bench(tmp_path_factory.mktemp("evaluate"))
+    yield made
+    made.store.database.close()
+
+
+@pytest.fixture(scope="module")
+def model(bench: tiny.Bench) -> Model:
+    return bench.run("finetune", Model, tiny.QUICK, base=bench.base(), examples=bench.examples())
+
+
+def report(made: Report) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((made.path / "report.json").read_bytes())
+    return found
+
+
+def test_each_domain_has_its_figures_and_only_held_out_rows_are_asked(bench: tiny.Bench, model: Model) -> None:
+    rows = tiny.frame()
+    found = report(bench.run("evaluate", Report, model=model, examples=(bench.examples(rows),)))
+    held_out = rows.filter(pl.col("split") == "test")
+    assert found["all"]["n"] == held_out.height
+    assert {k: v["n"] for k, v in found["domains"].items()} == dict(held_out["domain"].value_counts().rows())
+    for figures in [found["all"], *found["domains"].values()]:
+        for metric in ("macro_f1", "accuracy"):
+            assert 0 <= figures[metric]["low"] <= figures[metric]["value"] <= figures[metric]["high"] <= 1
+        assert sum(map(sum, figures["confusion"])) == figures["n"]
+    assert found["all"]["accuracy"]["value"] > 0.8  # it learned
+
+
+@pytest.mark.parametrize(
+    ("require", "passed"),
+    [
+        ({}, True),
+        ({"accuracy": 0.5}, True),
+        ({"accuracy": 0.5, "macro_f1": 1.0}, False),
+        ({"films.accuracy": 0.3, "books.macro_f1": 0.3}, True),
+        ({"films.accuracy": 1.0}, False),
+    ],
+)
+def test_the_gate_passes_when_every_requirement_is_met(
+    bench: tiny.Bench, model: Model, require: dict[str, float], passed: bool
+) -> None:
+    spoiled = tiny.frame().with_columns(label=pl.col("label").replace({"fair": "good"}))  # so that nothing is perfect
+    made = bench.run("evaluate", Report, {"require": require}, model=model, examples=(bench.examples(spoiled),))
+    found = report(made)
+    assert made.facts["passed"] is found["passed"] is passed
+    assert [c["name"] for c in found["checks"]] == list(require)
+    assert all(c["passed"] == (c["value"] >= c["required"]) for c in found["checks"])
+
+
+def test_a_requirement_of_a_domain_that_is_not_there_gets_a_hint(bench: tiny.Bench, model: Model) -> None:
+    with pytest.raises(DataError, match="did you mean 'films'"):
+        settings = {"require": {"film.accuracy": 0.5}}
+        bench.run("evaluate", Report, settings, model=model, examples=(bench.examples(),))
+
+
+@pytest.mark.parametrize("require", [{"f1": 0.5}, {"films.recall": 0.5}, {"accuracy": 75}])
+def test_a_requirement_that_is_no_metric_or_no_share_is_refused(require: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        EvaluateSettings(require=require)
+
+
+def test_a_label_that_the_model_does_not_know_is_refused(bench: tiny.Bench, model: Model) -> None:
+    """RELIABILITY 44: an unseen label."""
+    rows = tiny.frame().with_columns(label=pl.lit("ugly"))
+    with pytest.raises(DataError, match="'ugly'"):
+        bench.run("evaluate", Report, model=model, examples=(bench.examples(rows),))
+
+
+def test_without_held_out_rows_there_is_nothing_to_say(bench: tiny.Bench, model: Model) -> None:
+    rows = tiny.frame().with_columns(split=pl.lit("train"))
+    with pytest.raises(DataError, match="'test'"):
+        bench.run("evaluate", Report, model=model, examples=(bench.examples(rows),))
+
+
+def test_a_row_that_two_datasets_share_is_counted_once(bench: tiny.Bench, model: Model) -> None:
+    rows = tiny.frame()
+    both = (bench.examples(rows), bench.examples(rows.head(100)))
+    assert report(bench.run("evaluate", Report, model=model, examples=both))["all"]["n"] == 60
+
+
+def test_nothing_from_outside_becomes_markup_in_the_page(bench: tiny.Bench) -> None:
+    """RELIABILITY 51: a hostile domain and a hostile label add no element and no attribute to the page."""
+
+    def page(domain: str, label: str) -> str:
+        rows = tiny.frame(80).with_columns(
+            domain=pl.lit(domain),
+            label=pl.col("label").replace({"bad": label}),
+            text=pl.col("text") + pl.lit(f" {domain}"),
+        )
+        examples = bench.examples(rows)
+        model = bench.run("finetune", Model, {**tiny.QUICK, "epochs": 1}, base=bench.base(), examples=examples)
+        settings = {"require": {f"{domain}.accuracy": 0.5}}
+        made = bench.run("evaluate", Report, settings, model=model, examples=(examples,))
+        return (made.path / "report.html").read_text("utf-8")
+
+    plain, hostile = Tags(), Tags()
+    plain.feed(page("films", "bad"))
+    text = page(HOSTILE, HOSTILE + "b")
+    hostile.feed(text)
+    assert hostile.seen == plain.seen and "script" not in hostile.seen
+    assert "&lt;script&gt;" in text and "default-src 'none'" in text
+
+
+def test_the_same_report_is_made_again_byte_for_byte(bench: tiny.Bench, model: Model, tmp_path_factory: Any) -> None:
+    other = tiny.Bench(tmp_path_factory.mktemp("again"))
+    made = bench.run("evaluate", Report, model=model, examples=(bench.examples(),))
+    model_again = other.run("finetune", Model, tiny.QUICK, base=other.base(), examples=other.examples())
+    again = other.run("evaluate", Report, model=model_again, examples=(other.examples(),))
+    other.store.database.close()
+    assert (model_again.digest, again.digest) == (model.digest, made.digest)
