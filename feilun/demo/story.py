@@ -330,7 +330,11 @@ def _card_counts(card: dict[str, Any]) -> list[int]:
 
 
 def _parity(parity: dict[str, Any]) -> str:
-    raise StepError("unknown parity")
+    before, after = (parity["bytes"][when] / 2**20 for when in ("before", "after"))
+    return (
+        f"{before:.0f} -> {after:.0f} MiB; {1 - parity['disagreement']:.1%} of {parity['n']:,} answers are the same, "
+        f"macro-F1 {parity['before']['macro_f1']:.3f} -> {parity['after']['macro_f1']:.3f}"
+    )
 
 
 def _show_domains(title: str, columns: dict[str, dict[str, Any]]) -> None:
