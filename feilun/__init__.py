@@ -11,6 +11,7 @@ The verbs of the command line are methods of what ``open`` returns; see ``feilun
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from feilun.flywheel import Flywheel
 
 __all__ = ["FeilunError", "open"]
+
+# Read when torch is loaded. Its threads otherwise spin while they wait for one another, and where a gateway answers on
+# the same cores, training took six times as long (docs/log.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def open(root: Path | str = ".", changes: Sequence[str] = ()) -> Flywheel:
