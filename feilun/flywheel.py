@@ -241,7 +241,7 @@ class Flywheel:
     def bill(
         self, period: str | None = None, *, tenant: str | None = None, close: bool = False, now: bool = False
     ) -> list[Invoice]:
-        """Invoices of a month (UTC, this one by default): those that are closed, and drafts of what is not invoiced yet.
+        """Invoices of a month, this one by default: those that are closed, and drafts of what is not invoiced yet.
 
         Args:
             tenant: only this one.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from feilun.pipeline.steps import Progress
 
+WIDE = 132  # columns of a table that goes into a file or a pipe
 _stderr = False
 
 
@@ -46,7 +47,10 @@ def say(text: str) -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, stderr=_stderr)
+    console = Console(highlight=False, stderr=_stderr)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

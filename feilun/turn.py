@@ -113,9 +113,7 @@ def turn(
 
     fresh = _freeze(bench, name, settings)
     _check_enough(fresh, old, settings, name)
-    mixed = bench.run(
-        "mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old
-    )
+    mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
     changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
     candidate_tuned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
     candidate = bench.run("compress", Model, bench.settings("compress"), model=candidate_tuned, examples=mixed)
@@ -162,13 +160,11 @@ def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
     answered = tuple(_get(bench.store, digest, Release) for digest in sorted({r.digest for r in served}))
     table = tables.feedback.c
     with bench.store.database.read() as connection:
-        until = connection.execute(select(func.max(table.id))).scalar()
-        consents_until = connection.execute(select(func.max(tables.consents.c.id))).scalar()
-    if until is None:
+        newest = [connection.execute(select(func.max(c.at))).scalar() for c in (table, tables.consents.c)]
+    if newest[0] is None:
         raise DataError("there is no feedback yet", where=f"relearn.{name}", hint="send some to POST /v1/feedback")
-    frozen = FeedbackSettings(
-        name=name, feedback_until=until, consents_until=consents_until or "", test_share=settings.test_share
-    )
+    until = max(at for at in newest if at is not None)
+    frozen = FeedbackSettings(name=name, until=until, test_share=settings.test_share)
     used = tuple(r for r in answered if _has_feedback(bench.store, r.digest))
     return bench.run("feedback", Dataset, frozen, releases=used)
 

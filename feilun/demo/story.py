@@ -27,7 +27,7 @@ CLIENTS = 8  # connections of each customer
 BATCH = 2  # sentences in a request
 SENT = 1_500  # sentences of each customer before the wheel turns
 CORRECTED = 0.8  # share of their requests that the two customers correct
-PAUSE = 0.05  # seconds between requests of a customer while the model learns
+PAUSE = 0.25  # seconds between requests of a customer while the model learns
 
 
 @dataclass
@@ -46,6 +46,11 @@ class Turn:
     decision: dict[str, Any] = field(default_factory=dict)
     invoices: list[dict[str, Any]] = field(default_factory=list)
     audited: Audit | None = None
+
+    def learn(self, told: dict[str, Any]) -> None:
+        """Remember each step as it was first told: a step that this demo ran is reused by its own later commands."""
+        for step in told["steps"]:
+            self.steps.setdefault(step["step"], step)
 
     @contextmanager
     def chapter(self, name: str, title: str) -> Iterator[None]:
@@ -104,13 +109,11 @@ def build(turn: Turn) -> None:
     )
     for stage, title in stages:
         with turn.chapter(stage, title):
-            for told in turn.shell.feilun("run", "--until", stage)["steps"]:
-                turn.steps[told["step"]] = told
+            turn.learn(turn.shell.feilun("run", "--until", stage))
             _show_stage(turn, stage)
-    told = turn.shell.feilun("run")
-    turn.steps |= {step["step"]: step for step in told["steps"]}
+    turn.learn(turn.shell.feilun("run"))
     reused = sum(step["reused"] for step in turn.steps.values())
-    say(f"   {reused} of {len(turn.steps)} steps were known already" if reused else "   the release is registered")
+    say(f"   the release is registered; {reused} of {len(turn.steps)} steps were known from an earlier run")
     turn.before = turn.shell.feilun("releases", "evaluate", "reviews")["domains"]
     _show_domains("the served model, on each domain's held-out sentences", {"before": turn.before})
 
@@ -268,7 +271,7 @@ def summarise(turn: Turn, peak_bytes: int) -> dict[str, Any]:
         "steps": len(turn.steps),
     }
     (turn.folder / "turn.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print_table("requests", list(asdict(turn.audited)), [list(asdict(turn.audited).values())])
+    print_table("the ledger against the customers' own logs", ["requests", "count"], list(asdict(turn.audited).items()))
     say(
         f"   {turn.seconds['total']:.0f} s, peak memory {summary['peak_memory_mb']} MB; "
         f"all of it in {turn.folder / 'turn.json'}"
@@ -338,9 +341,6 @@ def _parity(parity: dict[str, Any]) -> str:
 
 
 def _show_domains(title: str, columns: dict[str, dict[str, Any]]) -> None:
-    rows = [
-        [domain, *(interval(figures[domain][m]) for figures in columns.values() for m in ("macro_f1", "accuracy"))]
-        for domain in DOMAINS
-    ]
-    heads = [f"{when} {metric}" for when in columns for metric in ("macro-F1", "accuracy")]
-    print_table(title, ["domain", *heads], rows)
+    for metric, name in (("macro_f1", "macro-F1"), ("accuracy", "accuracy")):
+        rows = [[domain, *(interval(figures[domain][metric]) for figures in columns.values())] for domain in DOMAINS]
+        print_table(f"{name} of {title}", ["domain", *columns], rows)

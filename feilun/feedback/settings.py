@@ -8,13 +8,12 @@ from feilun.pipeline.steps import Settings
 
 
 class FeedbackSettings(Settings):
-    """Which events go in: those of one model name up to two watermarks.
+    """Which events go in: those of one model name up to a watermark.
 
-    The watermarks are ids of events, not times, so the same settings always name the same rows. A consent that was
-    withdrawn later has a later watermark and so gives another dataset.
+    The watermark is a time by the database's clock, in microseconds. A consent that was withdrawn later has a later
+    watermark and so gives another dataset.
     """
 
     name: str
-    feedback_until: str
-    consents_until: str
+    until: int
     test_share: float = Field(0.3, gt=0, lt=1)  # of the corrections, held out to judge the candidate

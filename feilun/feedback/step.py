@@ -37,7 +37,7 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
 
     with work.store.database.read() as connection:
         rows = _corrections(connection, releases, settings)
-        allowed = in_force(connection, "learn", until=settings.consents_until)
+        allowed = in_force(connection, "learn", until=settings.until)
     kept = [row for row in rows if (row["tenant"], row["contributor"]) in allowed]
     if not kept:
         raise DataError(
@@ -82,7 +82,7 @@ def _corrections(
     table = tables.feedback.c
     query = (
         select(table.id, table.tenant, table.text, table.label, table.answered, table.contributor)
-        .where(table.release.in_([r.digest for r in releases]), table.id <= settings.feedback_until)
-        .order_by(table.id)
+        .where(table.release.in_([r.digest for r in releases]), table.at <= settings.until)
+        .order_by(table.at, table.id)
     )
     return [dict(row) for row in connection.execute(query).mappings()]

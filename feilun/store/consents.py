@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, insert, select
 from ulid import ULID
 
 from feilun.store import tables
@@ -17,7 +17,7 @@ def record(connection: Connection, tenant: str, contributor: str, purpose: str, 
     newest = (
         select(table.c.granted)
         .where(table.c.tenant == tenant, table.c.contributor == contributor, table.c.purpose == purpose)
-        .order_by(table.c.id.desc())
+        .order_by(table.c.at.desc(), table.c.granted)
         .limit(1)
     )
     if connection.execute(newest).scalar() == granted:
@@ -26,15 +26,17 @@ def record(connection: Connection, tenant: str, contributor: str, purpose: str, 
     connection.execute(insert(table).values(id=str(ULID()), at=now_us(connection), **row))
 
 
-def in_force(connection: Connection, purpose: str, *, until: str | None = None) -> set[tuple[str, str]]:
-    """The (tenant, contributor) pairs whose newest row, up to the event ``until``, grants the purpose."""
+def in_force(connection: Connection, purpose: str, *, until: int | None = None) -> set[tuple[str, str]]:
+    """The (tenant, contributor) pairs whose newest row grants the purpose; of two at one instant a withdrawal holds.
+
+    Args:
+        until: only rows up to this time count, microseconds by the database's clock.
+    """
     table = tables.consents
-    newest = (
-        select(func.max(table.c.id)).where(table.c.purpose == purpose).group_by(table.c.tenant, table.c.contributor)
-    )
+    rows = select(table.c.tenant, table.c.contributor, table.c.granted).where(table.c.purpose == purpose)
     if until is not None:
-        newest = newest.where(table.c.id <= until)
-    rows = connection.execute(
-        select(table.c.tenant, table.c.contributor).where(table.c.id.in_(newest), table.c.granted)
-    )
-    return {(row.tenant, row.contributor) for row in rows}
+        rows = rows.where(table.c.at <= until)
+    held = {}
+    for row in connection.execute(rows.order_by(table.c.at, table.c.granted.desc())):
+        held[row.tenant, row.contributor] = row.granted
+    return {who for who, granted in held.items() if granted}
