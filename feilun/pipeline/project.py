@@ -87,7 +87,8 @@ def load(
                 "project",
             ]
             problems.add(f"there is no stage '{verb}'", [verb], did_you_mean(verb, known))
-    _check_references(sections, problems)
+    broken = {f"{v}.{n}" for v, b in declared.items() if isinstance(b, dict) for n in b} - sections.keys()
+    _check_references(sections, broken, problems)
     problems.check()
     return Project(name, root, sections, rest)
 
@@ -196,13 +197,13 @@ def _keep(rest: dict[str, Settings], name: str, settings: Settings | None) -> No
         rest[name] = settings
 
 
-def _check_references(sections: Mapping[str, Section], problems: Problems) -> None:
+def _check_references(sections: Mapping[str, Section], broken: set[str], problems: Problems) -> None:
     graph: dict[str, list[str]] = {}
     for section in sections.values():
         for needed in section.step.inputs:
             given = section.references.get(needed.name, ())
             for reference in (given,) if isinstance(given, str) else given:
-                if not is_internal(reference):
+                if not is_internal(reference) or reference in broken:  # a broken section has been told already
                     continue
                 place = [*section.name.split("."), needed.name]
                 made = sections.get(reference)

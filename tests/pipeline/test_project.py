@@ -37,14 +37,14 @@ def test_every_project_that_we_ship_is_valid(name):
 def test_case_45_all_problems_are_said_at_once_with_their_lines(tmp_path):
     text = GOOD.replace("quantise =", "quantize =").replace("horizon_days = 30", 'horizon_days = "soon"')
     text = text.replace('base = "catalog:all-MiniLM-L6-v2"\n', "").replace(
-        'model = "finetune.reviews"', 'model = "finetune.reviws"'
+        '["evaluate.reviews"]', '["evaluate.reviws"]'
     )
     said = problem_of(tmp_path, text)
     assert "4 problems" in said
     assert f"feilun.toml:{line_of(text, 'quantize')}  [compress.reviews]" in said and "did you mean 'quantise'?" in said
     assert f"feilun.toml:{line_of(text, 'horizon_days')}  [relearn.reviews]" in said
     assert "finetune needs 'base'" in said
-    assert "nothing makes 'finetune.reviws'" in said and "did you mean 'finetune.reviews'?" in said
+    assert "nothing makes 'evaluate.reviws'" in said and "did you mean 'evaluate.reviews'?" in said
 
 
 def test_case_45_an_unknown_name_inside_a_plan_is_found_on_its_own_line(tmp_path):
