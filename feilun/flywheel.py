@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -188,12 +188,15 @@ class Flywheel:
             found.append(Usage(tenant.id, tenant.plan, month, *counts, spent, currency))
         return found
 
-    def serve(self, *, host: str = "127.0.0.1", port: int = 8765, threads: int | None = None) -> None:
-        """Answer over HTTP until SIGTERM or Ctrl-C."""
+    def serve(
+        self, *, host: str = "127.0.0.1", port: int = 8765, hosts: Sequence[str] = (), threads: int | None = None
+    ) -> None:
+        """Answer over HTTP until SIGTERM or Ctrl-C. ``hosts`` are further names that a Host header may have."""
         from feilun.serve.run import run_gateway
         from feilun.serve.settings import GatewaySettings
 
         settings = GatewaySettings(threads=threads or os.cpu_count() or 1)
+        settings = replace(settings, hosts=(*settings.hosts, *hosts))
         run_gateway(
             self.deployment.database_url,
             self.deployment.artifacts,

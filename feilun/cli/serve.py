@@ -13,6 +13,9 @@ from feilun.show import print_json
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on; only this machine by default.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8765,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name that the Host header may have, beside --host (may be repeated).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for the model; all cores by default.")] = None,
     project: Root = HERE,
     json: Json = False,
@@ -20,5 +23,5 @@ def serve(
     """Answer over HTTP, metering every answer before it leaves. Ctrl-C or SIGTERM drains and stops."""
     with open_wheel(project) as wheel:
         if json:
-            print_json({"url": f"http://{host}:{port}", "docs": f"http://{host}:{port}/docs"})
-        wheel.serve(host=host, port=port, threads=threads)
+            print_json({"url": f"http://{host}:{port}", "document": f"http://{host}:{port}/openapi.json"})
+        wheel.serve(host=host, port=port, hosts=allow_host or (), threads=threads)

@@ -93,7 +93,7 @@ def tell(project: Path, folder: Path, *, stay: bool = False) -> dict[str, Any]:
             turn.seconds["total"] = round(time.perf_counter() - begun, 2)
             summary = summarise(turn, memory.peak_bytes)
             if stay:
-                say(f"\nthe gateway stays up at [bold]{url}[/bold] (Ctrl-C ends it); docs: {url}/docs")
+                say(f"\nthe gateway stays up at [bold]{url}[/bold] (Ctrl-C ends it)")
                 say(f"a key: {turn.customers[0].key}")
                 running.process.wait()
     return summary
