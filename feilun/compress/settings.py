@@ -17,7 +17,7 @@ class CompressSettings(Settings):
         default=256, ge=1, le=10_000, description="Training rows that show the activations' range"
     )
     parity_rows: int = Field(
-        default=1000, ge=1, description="Held-out rows, at the most, on which both models are compared"
+        default=500, ge=1, description="Held-out rows, at the most, on which both models are compared"
     )
     max_disagreement: float = Field(
         default=0.03, ge=0, le=1, description="More answers changed than this share is refused"

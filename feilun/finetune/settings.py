@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from feilun import tasks
+from feilun.errors import did_you_mean
 from feilun.training.settings import FitSettings
 
 
@@ -21,3 +23,10 @@ class FinetuneSettings(FitSettings):
         description="0 answers by how frequent each label is, 1 as if all were equally frequent",
     )
     context: int = Field(default=128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")
+
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in tasks.NAMES:
+            raise ValueError(f"there is no task '{name}'; " + (did_you_mean(name, tasks.NAMES) or "see feilun/tasks"))
+        return name

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
 import feilun.finetune.step  # noqa: F401 - registers the step
 from feilun import models
@@ -109,3 +110,8 @@ def test_an_openvino_model_is_not_a_base(bench: tiny.Bench, tmp_path: Path) -> N
         (folder / name).write_text(content)
     with pytest.raises(ArtifactError):
         bench.run("finetune", Model, base=bench.model(folder, format="openvino"), examples=bench.examples())
+
+
+def test_a_mistyped_task_is_found_when_the_project_is_read() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'classify'"):
+        FinetuneSettings(task="clasify")
