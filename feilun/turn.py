@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, func, insert, select
 from ulid import ULID
 
-from feilun.errors import DataError, ProjectError, StepError
+from feilun.errors import ConflictError, DataError, ProjectError, StepError
 from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
@@ -26,6 +26,7 @@ from feilun.relearn.settings import MixSettings, RelearnSettings
 from feilun.relearn.step import unlearned
 from feilun.store import lineage, releases, tables
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
+from feilun.store.consents import in_force
 from feilun.store.database import now_us
 from feilun.store.money import parse_money
 
@@ -72,11 +73,10 @@ class _Bench:
         return outcome.artifact
 
     def settings(self, verb: str, **changes: Any) -> Settings:
-        """The settings that the project gives ``verb.name``, or the verb's first section; some of them changed."""
-        sections = self.project.sections
-        section = sections.get(f"{verb}.{self.name}") or next(
-            (s for s in sections.values() if s.step.name == verb), None
-        )
+        """The settings of ``verb.name``, or of the verb's only section, or the defaults; some of them changed."""
+        named = {key: s for key, s in self.project.sections.items() if s.step.name == verb}
+        only = next(iter(named.values())) if len(named) == 1 else None
+        section = named.get(f"{verb}.{self.name}", only)
         base = section.settings if section else STEPS[verb].settings()
         return base.model_copy(update=changes)
 
@@ -107,37 +107,14 @@ def turn(
     bench = _Bench(project, store, name, observe)
     pointer = releases.pointer(store.database, name)
     champion = _get(store, pointer.release, Release)
-    served = _parent(store, champion, Model)
-    tuned = _nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
-    old = _nearest(store, tuned, Dataset, lambda d: True)
-
-    fresh = _freeze(bench, name, settings)
-    _check_enough(fresh, old, settings, name)
-    mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
-    changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
-    candidate_tuned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
-    candidate = bench.run("compress", Model, bench.settings("compress"), model=candidate_tuned, examples=mixed)
-    judged = (fresh, old)
-    before = bench.run("evaluate", Report, bench.settings("evaluate", require={}), model=served, examples=judged)
-    after = bench.run("evaluate", Report, bench.settings("evaluate"), model=candidate, examples=judged)
-    release = None
-    if after.facts["passed"]:
-        release = bench.run("serve", Release, bench.settings("serve"), model=candidate, reports=(after,))
-        releases.register(store.database, release)
-
+    learned = _learn(bench, settings, champion)
     spent = sum(o.core_ns for o in bench.outcomes)
-    stakes = _stakes(settings, spent * core_hour_nano // HOUR_NS)
-    cohorts = _cohorts(store, fresh, served, candidate, champion)
-    decision = decide(cohorts, _old_domains(before, after, old), stakes, gates={"quality": bool(after.facts["passed"])})
+    decision = _weigh(store, settings, learned, spent * core_hour_nano // HOUR_NS)
+    _check_consent(store, learned.fresh)
+    release = learned.release
+    if release is not None:
+        releases.register(store.database, release)
     promoted = promote and decision.verdict == "promote" and release is not None
-    if promoted and release is not None:
-        releases.promote(
-            store.database,
-            name,
-            release.digest,
-            expected_version=pointer.version,
-            reason="relearn: " + decision.reasons[-1],
-        )
     done = Turn(
         id=str(ULID()),
         name=name,
@@ -150,12 +127,59 @@ def turn(
             {"name": o.name, "reused": o.reused, "seconds": o.seconds, "core_ns": o.core_ns} for o in bench.outcomes
         ),
     )
-    store.database.write(lambda c: _record(c, done))
+    store.database.write(lambda c: _record(c, done))  # first: a promotion without its decision could not be explained
+    if promoted and release is not None:
+        why = f"relearn: {decision.reasons[-1]}"
+        releases.promote(store.database, name, release.digest, expected_version=pointer.version, reason=why)
     return done
 
 
-def _freeze(bench: _Bench, name: str, settings: RelearnSettings) -> Dataset:
+@dataclass(frozen=True)
+class _Learned:
+    """A candidate beside the champion; ``release`` is None where the candidate missed the project's gate."""
+
+    champion: Release
+    served: Model
+    candidate: Model
+    release: Release | None
+    fresh: Dataset
+    old: Dataset
+    before: Report
+    after: Report
+
+
+def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Learned:
+    """Feedback to a compressed, evaluated candidate, from the champion's weights."""
+    store = bench.store
+    served = _parent(store, champion, Model)
+    tuned = _nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
+    old = _nearest(store, tuned, Dataset, lambda d: True)
+    fresh = _freeze(bench, settings)
+    _check_enough(fresh, old, settings, bench.name)
+    mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
+    changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
+    learned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
+    candidate = bench.run("compress", Model, bench.settings("compress"), model=learned, examples=mixed)
+    judged = (fresh, old)
+    before = bench.run("evaluate", Report, bench.settings("evaluate", require={}), model=served, examples=judged)
+    after = bench.run("evaluate", Report, bench.settings("evaluate"), model=candidate, examples=judged)
+    release = None
+    if after.facts["passed"]:
+        release = bench.run("serve", Release, bench.settings("serve"), model=candidate, reports=(after,))
+    return _Learned(champion, served, candidate, release, fresh, old, before, after)
+
+
+def _weigh(store: ArtifactStore, settings: RelearnSettings, learned: _Learned, cost_nano: int) -> Decision:
+    """The decision, from what was measured."""
+    value = parse_money(settings.value_per_correct_answer)
+    stakes = Stakes(settings.horizon_days, value.nano, cost_nano, settings.max_drop, value.currency)
+    gates = {"quality": bool(learned.after.facts["passed"])}
+    return decide(_cohorts(store, learned), _old_domains(learned), stakes, gates=gates, seed=settings.seed)
+
+
+def _freeze(bench: _Bench, settings: RelearnSettings) -> Dataset:
     """Feedback up to now, as a dataset."""
+    name = bench.name
     served = releases.history(bench.store.database, name)
     answered = tuple(_get(bench.store, digest, Release) for digest in sorted({r.digest for r in served}))
     table = tables.feedback.c
@@ -182,27 +206,46 @@ def _check_enough(fresh: Dataset, old: Dataset, settings: RelearnSettings, name:
         )
 
 
+def _check_consent(store: ArtifactStore, fresh: Dataset) -> None:
+    """Fail closed where somebody withdrew consent while the candidate learned from them."""
+    from feilun import datasets
+
+    with store.database.read() as connection:
+        allowed = in_force(connection, "learn")
+    people = datasets.read(fresh).select("domain", "contributor").unique()
+    withdrawn = [row for row in people.rows() if row not in allowed]
+    if withdrawn:
+        raise ConflictError(
+            f"{len(withdrawn)} contributors withdrew consent while the candidate learned from them",
+            where=f"the first is {withdrawn[0][1]} at {withdrawn[0][0]}",
+            hint="run it again: their words are left out, and nothing was promoted",
+        )
+
+
 def _has_feedback(store: ArtifactStore, release: str) -> bool:
     with store.database.read() as connection:
         found = connection.execute(select(tables.feedback.c.id).where(tables.feedback.c.release == release).limit(1))
         return found.first() is not None
 
 
-def _cohorts(store: ArtifactStore, fresh: Dataset, served: Model, candidate: Model, champion: Release) -> list[Cohort]:
+def _cohorts(store: ArtifactStore, learned: _Learned) -> list[Cohort]:
     """Held-out corrections by customer, answered by both models as they are served, beside that customer's traffic."""
     from feilun import datasets, models
 
-    held_out = datasets.read(fresh, "test")
+    held_out = datasets.read(learned.fresh, "test")
+    served, candidate = learned.served, learned.candidate
     texts, truth = held_out["text"].to_list(), held_out["label"].to_list()
     right = {
         m: [a == b for a, b in zip(models.predict(m, texts).labels, truth, strict=True)] for m in (served, candidate)
     }
     domains = held_out["domain"].to_list()
     usage = tables.usage.c
+    ours = releases.registered(store.database, str(learned.champion.facts["name"]))
     cohorts = []
     for tenant in sorted(set(domains)):
         with store.database.read() as connection:
-            traffic = select(func.sum(usage.inputs), func.min(usage.at)).where(usage.tenant == tenant)
+            asked = (usage.tenant == tenant) & usage.release.in_(ours)
+            traffic = select(func.sum(usage.inputs), func.min(usage.at)).where(asked)
             inputs, first = connection.execute(traffic).one()
             per_day = inputs_per_day(inputs or 0, first or 0, now_us(connection))
         rows = [i for i, domain in enumerate(domains) if domain == tenant]
@@ -218,17 +261,12 @@ def _cohorts(store: ArtifactStore, fresh: Dataset, served: Model, candidate: Mod
     return cohorts
 
 
-def _old_domains(before: Report, after: Report, old: Dataset) -> list[OldDomain]:
+def _old_domains(learned: _Learned) -> list[OldDomain]:
     from feilun import datasets
 
-    names = sorted(datasets.read(old)["domain"].unique())
-    figures = [json.loads((r.path / "report.json").read_bytes())["domains"] for r in (before, after)]
+    names = sorted(datasets.read(learned.old, "test")["domain"].unique())
+    figures = [json.loads((r.path / "report.json").read_bytes())["domains"] for r in (learned.before, learned.after)]
     return [OldDomain(n, *(float(f[n]["macro_f1"]["value"]) for f in figures)) for n in names]
-
-
-def _stakes(settings: RelearnSettings, training_cost_nano: int) -> Stakes:
-    value = parse_money(settings.value_per_correct_answer)
-    return Stakes(settings.horizon_days, value.nano, training_cost_nano, settings.max_drop, value.currency)
 
 
 def _record(connection: Connection, done: Turn) -> None:

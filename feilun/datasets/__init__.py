@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feilun.datasets.rows import COLUMNS, SPLITS, check, describe, read, write
+from feilun.datasets.rows import COLUMNS, FEEDBACK, SPLITS, check, describe, read, write
 from feilun.datasets.sources import column, read_source
 
-__all__ = ["COLUMNS", "SPLITS", "check", "column", "describe", "read", "read_source", "write"]
+__all__ = ["COLUMNS", "FEEDBACK", "SPLITS", "check", "column", "describe", "read", "read_source", "write"]

@@ -13,6 +13,7 @@ from feilun.pipeline.kinds import Dataset
 FILE = "data.parquet"
 COLUMNS = ("id", "text", "label", "split", "contributor", "domain")
 SPLITS = ("train", "test")
+FEEDBACK = "feedback-"  # how the ids of rows begin that users gave by correcting an answer
 ROW_GROUP = 65_536  # rows; fixed, for it changes the file's bytes
 
 

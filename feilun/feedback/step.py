@@ -7,6 +7,8 @@ import json
 
 from sqlalchemy import Connection, select
 
+from feilun.datasets.positions import key, position
+from feilun.datasets.rows import FEEDBACK as PREFIX
 from feilun.errors import DataError
 from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.kinds import Dataset, Release
@@ -33,7 +35,6 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
     import polars as pl
 
     from feilun import datasets
-    from feilun.datasets.positions import key, position
 
     with work.store.database.read() as connection:
         rows = _corrections(connection, releases, settings)
@@ -73,7 +74,7 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
 
 def example_id(tenant: str, same: str) -> str:
     """The id of a tenant's text in every dataset frozen from feedback, whenever that was."""
-    return hashlib.sha256(f"feedback\0{tenant}\0{same}".encode()).hexdigest()[:32]
+    return PREFIX + hashlib.sha256(f"feedback\0{tenant}\0{same}".encode()).hexdigest()[:32]
 
 
 def _corrections(

@@ -6,6 +6,7 @@ import json
 
 import polars as pl
 
+from feilun import datasets
 from feilun.pipeline.kinds import Dataset
 from feilun.pipeline.steps import Workspace, step
 from feilun.relearn.settings import MixSettings
@@ -17,7 +18,7 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
 
     Experience replay (Rolnick et al. 2019, arXiv 1811.11682): a sample of the old rows, redrawn for each turn under a
     seed. Held-out rows stay held out: each row keeps its split, and a training row whose text is held out anywhere is
-    removed and counted.
+    removed and counted. A correction of an earlier turn whose consent was withdrawn is not replayed.
 
     Args:
         feedback: corrected examples, domain = tenant.
@@ -26,9 +27,8 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
     Returns:
         A dataset with the new and the replayed training rows, and the held-out rows of both.
     """
-    from feilun import datasets
-
-    new, known = datasets.read(feedback), datasets.read(old)
+    new = datasets.read(feedback)
+    known = still_allowed(datasets.read(old), new)
     held_out = pl.concat([new, known]).filter(pl.col("split") == "test")
     fresh = unlearned(new, known)
     pool = known.filter(pl.col("split") == "train").join(fresh, on="text", how="anti")
@@ -49,6 +49,12 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
     (work.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
     licences = sorted({str(d.facts.get("licence")) for d in (feedback, old)})
     return work.finish(Dataset, [feedback, old], **datasets.describe(mixed), licence="; ".join(licences))
+
+
+def still_allowed(old: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
+    """``old`` without the corrections that ``feedback`` no longer holds: their consent was withdrawn since."""
+    given = pl.col("id").str.starts_with(datasets.FEEDBACK)
+    return old.filter(~given | pl.col("id").is_in(feedback["id"].implode()))
 
 
 def unlearned(feedback: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:

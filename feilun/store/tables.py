@@ -205,21 +205,17 @@ postings = Table(  # append-only: double entry; the amounts of one entry sum to 
     Index("postings_by_account", "account"),
 )
 
-chains = (
-    Table(  # one row a tenant, locked by each ledger transaction: its newest usage row and open holds (a cache)
-        "chains",
-        metadata,
-        Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
-        Column("sequence", BigInteger, nullable=False),
-        Column("hash", String(64), nullable=False),
-        Column("at", BigInteger, nullable=False),
-        Column("held_requests", BigInteger, nullable=False),
-        Column("held_inputs", BigInteger, nullable=False),
-        Column("held_tokens", BigInteger, nullable=False),
-        CheckConstraint(
-            "held_requests >= 0 and held_inputs >= 0 and held_tokens >= 0", name="open_holds_are_not_negative"
-        ),
-    )
+chains = Table(  # one row a tenant, locked by each ledger transaction: its newest usage row and open holds (a cache)
+    "chains",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("held_requests", BigInteger, nullable=False),
+    Column("held_inputs", BigInteger, nullable=False),
+    Column("held_tokens", BigInteger, nullable=False),
+    CheckConstraint("held_requests >= 0 and held_inputs >= 0 and held_tokens >= 0", name="open_holds_are_not_negative"),
 )
 
 counters = Table(  # a cache of each month's totals, rebuilt from the ledger
