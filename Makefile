@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check bench faults clean
+.PHONY: demo test check clean
 
 # One whole turn of the wheel on real data; see README.
 demo: $(READY)
