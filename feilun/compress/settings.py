@@ -12,9 +12,13 @@ from feilun.pipeline.steps import Settings
 class CompressSettings(Settings):
     """How the model is made smaller, and how much it may differ afterwards."""
 
-    quantise: Literal["int8", "none"] = Field(default="int8", description="Precision of weights and activations")
+    quantise: Literal["int8", "int8-static", "none"] = Field(
+        default="int8",
+        description="int8: 8-bit weights, activations rounded as they come; int8-static: the activations' ranges are "
+        "fixed by training rows, a third faster in bulk, more answers change; none: 32 bits",
+    )
     calibration_rows: int = Field(
-        default=256, ge=1, le=10_000, description="Training rows that show the activations' range"
+        default=256, ge=1, le=10_000, description="Training rows that fix the ranges of int8-static"
     )
     parity_rows: int = Field(
         default=500, ge=1, description="Held-out rows, at the most, on which both models are compared"

