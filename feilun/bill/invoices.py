@@ -112,7 +112,7 @@ def close(database: Database, tenant: str, period: str, settings: BillSettings, 
                 return known[-1]
             made = _compose(connection, tenant, period, settings)
         if made.interim and not interim:
-            hint = "wait for its end (UTC), or invoice it up to now (interim=True; feilun bill --close does so)"
+            hint = "wait for its end (UTC), or invoice it up to now: feilun bill --close --now"
             raise ConflictError(f"{period} still runs", hint=hint, code="period-runs")
         if not made.lines:
             if known:

@@ -6,7 +6,8 @@ import asyncio
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from feilun.serve.problems import RequestError
@@ -15,6 +16,7 @@ from feilun.serve.settings import GatewaySettings
 T = TypeVar("T")
 MOST_INPUTS = 256
 MOST_CHARACTERS = 20_000
+MOST_NAME = 64  # characters of a caller's field name that a refusal repeats
 
 
 def _clean(text: str) -> str:
@@ -25,6 +27,17 @@ def _clean(text: str) -> str:
 
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS), AfterValidator(_clean)]
 Word = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS)]
+_TEXT: TypeAdapter[str] = TypeAdapter(Text)
+
+
+def _listed(given: Any) -> Any:
+    """One text as a list of one: what is wrong is said of what was sent, not of each form it might have had."""
+    if isinstance(given, str):
+        return [_TEXT.validate_python(given)]
+    if not isinstance(given, list):
+        raise PydanticCustomError("text_or_texts", "Input should be a string or a list of strings")
+    return given
 
 
 class Body(BaseModel):
@@ -37,12 +50,12 @@ class Classify(Body):
     """``POST /v1/classify``."""
 
     model: Word = Field(description="a model's name, or name@ and the first digits of a release")
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS)]
+    input: Annotated[Texts, BeforeValidator(_listed, json_schema_input_type=Text | Texts)]
 
     @property
     def texts(self) -> list[str]:
         """The inputs, one or many, as a list."""
-        return [self.input] if isinstance(self.input, str) else self.input
+        return self.input
 
 
 class Correction(Body):
@@ -139,10 +152,19 @@ def validate(value: Any, shape: TypeAdapter[T]) -> T:
     try:
         return shape.validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:200].encode("ascii", "backslashreplace").decode()
-        hint = "unknown fields are refused" if first["type"] == "extra_forbidden" else None
-        raise RequestError(first["msg"], status=422, code="invalid-request", where=where or None, hint=hint) from None
+        first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+        where = ".".join(_short(str(part)) for part in first["loc"])[:200].encode("ascii", "backslashreplace").decode()
+        what = f"{first['msg']} (and {len(others)} more)" if others else first["msg"]
+        hint = None
+        if first["type"] == "extra_forbidden":
+            hint = "unknown fields are refused"
+        elif "consent" in first["loc"]:
+            hint = 'consent is ["learn"]'
+        raise RequestError(what, status=422, code="invalid-request", where=where or None, hint=hint) from None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_NAME else f"{name[:MOST_NAME]}..."
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

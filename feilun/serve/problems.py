@@ -70,7 +70,7 @@ def from_framework(request: Request, error: Exception) -> Response:
     """404 and 405 come from the router; anything else is not ours to explain."""
     assert isinstance(error, HTTPException)
     what, code = _WORDS.get(error.status_code, ("the request cannot be answered", "bad-request"))
-    said = {"code": code, "message": what, "where": None, "hint": "GET /openapi.json lists the routes"}
+    said = {"code": code, "message": what, "where": None, "hint": "GET /openapi.json, with a key, lists the routes"}
     return shaped(error.status_code, said, error.headers)
 
 

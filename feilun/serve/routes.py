@@ -18,7 +18,7 @@ from ulid import ULID
 
 from feilun.accounts import tenants
 from feilun.accounts.access import Caller, Keyring
-from feilun.errors import AccessError, UnavailableError
+from feilun.errors import AccessError, ConflictError, UnavailableError
 from feilun.serve import bodies, corrections
 from feilun.serve.answering import ROUTE, Answered, Answering, Asked, body_digest
 from feilun.serve.metrics import Metrics
@@ -31,6 +31,7 @@ from feilun.store.database import Database
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 _DOCUMENTED = HTTPBearer(auto_error=False, description="feilun_live_...")  # for the document; ``allow`` decides
+_MOST_NAMES = 20  # of models, in a hint
 _OWN_KEYS = "server:"  # idempotency keys that the server makes begin so; a caller's may not
 
 
@@ -129,17 +130,14 @@ def classify_routes(gateway: Gateway) -> APIRouter:
                 body_sha256=body_digest(ROUTE, raw),
                 idempotency_key=_idempotency_key(request),
             )
-            # Shielded: what was begun is committed and stored, whether or not its caller still waits.
-            answered = await asyncio.shield(asyncio.ensure_future(gateway.answering.answer(asked)))
+            answered = await _answered(gateway, asked)
         request.state.request = answered.request
         return _answer(gateway, request, answered)
 
     @router.get("/v1/models", summary="The models that answer now")
     async def models(request: Request) -> Response:
         _only(request)
-        return JSONResponse(
-            {"object": "list", "data": [_model(gateway, name) for name in sorted(gateway.shelf.loaded)]}
-        )
+        return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in _visible(gateway)]})
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> Response:
@@ -164,7 +162,13 @@ def feedback_routes(gateway: Gateway) -> APIRouter:
                 given = [bodies.validate(value, bodies.CORRECTION)]
         digest = gateway.keyring.digest_of
         job = gateway.database.submit(lambda c: corrections.record(c, tenant, given, digest))
-        return JSONResponse({"object": "list", "data": await asyncio.shield(asyncio.wrap_future(job))})
+        try:
+            data = await asyncio.shield(asyncio.wrap_future(job))
+        except ConflictError as error:
+            if error.name == "corrected-before":
+                error.hint = "the first correction of an input stands; nothing of this call was recorded"
+            raise
+        return JSONResponse({"object": "list", "data": data})
 
     return router
 
@@ -195,6 +199,23 @@ def metrics_routes(gateway: Gateway) -> APIRouter:
         return Response(gateway.metrics.text(answering), media_type=CONTENT_TYPE_LATEST)
 
     return router
+
+
+async def _answered(gateway: Gateway, asked: Asked) -> Answered:
+    """Shielded: what was begun is committed and stored, whether or not its caller still waits."""
+    try:
+        return await asyncio.shield(asyncio.ensure_future(gateway.answering.answer(asked)))
+    except AccessError as error:
+        if error.name == "model-not-found":
+            names = _visible(gateway)
+            more = [f"and {len(names) - _MOST_NAMES} more"] if len(names) > _MOST_NAMES else []
+            error.hint = f"models: {', '.join([*names[:_MOST_NAMES], *more]) or 'none'}; see GET /v1/models"
+        raise
+
+
+def _visible(gateway: Gateway) -> list[str]:
+    """The names of the models that a caller may know of: today every caller, all of them."""
+    return sorted(gateway.shelf.loaded)
 
 
 def _answer(gateway: Gateway, request: Request, answered: Answered) -> Response:
@@ -247,10 +268,13 @@ def _touch(database: Database) -> None:
 
 
 def _only(request: Request, *names: str) -> None:
-    """Refuse query parameters that mean nothing here."""
+    """Refuse query parameters that mean nothing here, and one that is given twice."""
     unknown = sorted(request.query_params.keys() - set(names))
     if unknown:
         raise RequestError("unknown query parameter", status=422, code="invalid-request", hint="see /openapi.json")
+    for name in names:
+        if len(request.query_params.getlist(name)) > 1:
+            raise RequestError("the parameter is given more than once", status=422, code="invalid-request", where=name)
 
 
 def _idempotency_key(request: Request) -> str:
