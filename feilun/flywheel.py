@@ -28,7 +28,7 @@ import feilun.serve.step  # noqa: F401
 from feilun import catalog, turn
 from feilun.accounts import keys, tenants
 from feilun.bill.settings import BillSettings
-from feilun.errors import ConflictError, ProjectError, SettingError, did_you_mean
+from feilun.errors import ConflictError, DataError, ProjectError, SettingError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
@@ -39,6 +39,7 @@ from feilun.store import consents, deployment, ledger, releases, runs, tables
 from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
+from feilun.store.money import parse_money
 
 if TYPE_CHECKING:
     from feilun.bill.invoices import Invoice
@@ -82,6 +83,20 @@ class Flywheel:
         self.root = find_root(Path(root))
         self.project = projects.load(self.root, OTHERS, changes, shipped("recipes"))
         self.deployment = deployment.from_environment(self.root, home)
+        self._check_currencies()
+
+    def _check_currencies(self) -> None:
+        """What a right answer is worth is weighed against what training cost: in one currency."""
+        wanted = self.bill_settings.core_hour.currency
+        for name, settings in self.project.other("relearn").items():
+            assert isinstance(settings, RelearnSettings)
+            worth = settings.value_per_correct_answer
+            if parse_money(worth).currency != wanted:
+                raise ProjectError(
+                    f"value_per_correct_answer is '{worth}', but core_hour is in {wanted}",
+                    where=f"{projects.FILE}  [relearn.{name}]",
+                    hint=f"give it in {wanted}; one project has one currency",
+                )
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -223,7 +238,10 @@ class Flywheel:
         with self.database.read() as connection:
             allowed = consents.in_force(connection, "learn")
             rows = connection.execute(query.where(table.c.tenant == tenant) if tenant else query).mappings().all()
-        return [dict(row) | {"consent": (row["tenant"], row["contributor"]) in allowed} for row in rows]
+        return [
+            dict(row) | {"consent": consents.allows(allowed, row["tenant"], row["contributor"], row["at"])}
+            for row in rows
+        ]
 
     def import_feedback(self, tenant: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Corrections of a tenant's answered requests, in the form of ``POST /v1/feedback``; all or none are kept."""
@@ -236,7 +254,19 @@ class Flywheel:
         return self.database.write(lambda c: corrections.record(c, tenant, given, digest), order=tenant)
 
     def withdraw(self, tenant: str, contributor: str) -> None:
-        """Note that a contributor no longer allows learning; later turns leave their words out."""
+        """Note that a contributor no longer allows learning; later turns leave their words out.
+
+        Raises:
+            AccessError: no such tenant.
+            DataError: that tenant knows nobody of that name.
+        """
+        tenants.get(self.database, tenant)
+        table = tables.consents.c
+        with self.database.read() as connection:
+            known = set(connection.execute(select(table.contributor).where(table.tenant == tenant)).scalars())
+        if contributor not in known:
+            hint = did_you_mean(contributor, known) or "names are as corrections gave them; upper and lower case differ"
+            raise DataError(f"'{tenant}' has no contributor '{contributor}'", hint=hint)
         self.database.write(lambda c: consents.record(c, tenant, contributor, "learn", granted=False), order=tenant)
 
     # --- money -----------------------------------------------------------------------------------------------------
@@ -254,6 +284,12 @@ class Flywheel:
         from feilun.bill import invoices
 
         month = period or self.period
+        if close and not (checked := self.verify()).holds:
+            raise ConflictError(
+                f"the ledger does not agree with itself, so nothing is closed: {checked.problems[0]}",
+                where=f"{len(checked.problems)} problems",
+                hint="see all of them with: feilun bill --verify; then restore a backup",
+            )
         if close and tenant:
             invoices.close(self.database, tenant, month, self.bill_settings, interim=now)
         elif close:
@@ -374,4 +410,8 @@ def init_project(folder: Path, template: str) -> list[Path]:
         raise ConflictError(f"there is a project in {folder} already", hint="choose another folder")
     shutil.copytree(known[template], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(deployment.HOME))
     made = sorted(folder / f.relative_to(known[template]) for f in known[template].rglob("*") if f.is_file())
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text(f"{deployment.HOME}/\n", "utf-8")  # artefacts, and the secret
+        made.append(ignored)
     return [*made, deployment.write_secrets(folder / deployment.HOME)]

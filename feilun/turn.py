@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, func, insert, select
 from ulid import ULID
 
-from feilun.errors import ConflictError, DataError, ProjectError, StepError
+from feilun.errors import ConflictError, DataError, FeilunError, ProjectError, StepError
 from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
@@ -107,19 +107,21 @@ def turn(
     bench = _Bench(project, store, name, observe)
     pointer = releases.pointer(store.database, name)
     champion = _get(store, pointer.release, Release)
-    learned = _learn(bench, settings, champion)
+    try:
+        learned = _learn(bench, settings, champion)
+    except FeilunError as error:
+        if bench.outcomes:  # something was paid for: that it came to nothing is kept too
+            failed = {"verdict": "failed", "reasons": [str(error)]}
+            store.database.write(lambda c: _record(c, str(ULID()), champion, None, failed))
+        raise
     spent = sum(o.core_ns for o in bench.outcomes)
     decision = _weigh(store, settings, learned, spent * core_hour_nano // HOUR_NS)
-    _check_consent(store, learned.fresh)
-    release = learned.release
-    if release is not None:
-        releases.register(store.database, release)
-    promoted = promote and decision.verdict == "promote" and release is not None
+    promoted = promote and decision.verdict == "promote" and learned.release is not None
     done = Turn(
         id=str(ULID()),
         name=name,
         champion=champion.digest,
-        candidate=release.digest if release else None,
+        candidate=learned.release.digest if learned.release else None,
         decision=decision,
         promoted=promoted,
         core_ns=spent,
@@ -127,10 +129,7 @@ def turn(
             {"name": o.name, "reused": o.reused, "seconds": o.seconds, "core_ns": o.core_ns} for o in bench.outcomes
         ),
     )
-    store.database.write(lambda c: _record(c, done))  # first: a promotion without its decision could not be explained
-    if promoted and release is not None:
-        why = f"relearn: {decision.reasons[-1]}"
-        releases.promote(store.database, name, release.digest, expected_version=pointer.version, reason=why)
+    _conclude(store, done, learned, pointer)
     return done
 
 
@@ -172,7 +171,14 @@ def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Lear
 def _weigh(store: ArtifactStore, settings: RelearnSettings, learned: _Learned, cost_nano: int) -> Decision:
     """The decision, from what was measured."""
     value = parse_money(settings.value_per_correct_answer)
-    stakes = Stakes(settings.horizon_days, value.nano, cost_nano, settings.max_drop, value.currency)
+    stakes = Stakes(
+        horizon_days=settings.horizon_days,
+        value_nano=value.nano,
+        training_cost_nano=cost_nano,
+        max_drop=settings.max_drop,
+        min_held_out=settings.min_held_out,
+        currency=value.currency,
+    )
     gates = {"quality": bool(learned.after.facts["passed"])}
     return decide(_cohorts(store, learned), _old_domains(learned), stakes, gates=gates, seed=settings.seed)
 
@@ -206,20 +212,40 @@ def _check_enough(fresh: Dataset, old: Dataset, settings: RelearnSettings, name:
         )
 
 
-def _check_consent(store: ArtifactStore, fresh: Dataset) -> None:
-    """Fail closed where somebody withdrew consent while the candidate learned from them."""
+def _conclude(store: ArtifactStore, done: Turn, learned: _Learned, seen: releases.Pointer) -> None:
+    """One transaction: consent still holds, the release is known, the decision is stored, the pointer moves.
+
+    Raises:
+        ConflictError: somebody withdrew consent, or moved the pointer, while the candidate learned. Nothing is
+            promoted; the decision is stored with that as its reason.
+    """
     from feilun import datasets
 
-    with store.database.read() as connection:
+    people = datasets.read(learned.fresh).select("domain", "contributor").unique().rows()
+    told = done.decision.as_dict()
+
+    def write(connection: Connection) -> None:
         allowed = in_force(connection, "learn")
-    people = datasets.read(fresh).select("domain", "contributor").unique()
-    withdrawn = [row for row in people.rows() if row not in allowed]
-    if withdrawn:
-        raise ConflictError(
-            f"{len(withdrawn)} contributors withdrew consent while the candidate learned from them",
-            where=f"the first is {withdrawn[0][1]} at {withdrawn[0][0]}",
-            hint="run it again: their words are left out, and nothing was promoted",
-        )
+        withdrawn = sorted(row for row in people if row not in allowed)
+        if withdrawn:
+            raise ConflictError(
+                f"{len(withdrawn)} contributors withdrew consent while the candidate learned from them",
+                where=f"the first is {withdrawn[0][1]} at {withdrawn[0][0]}",
+                hint="run it again: their words are left out, and nothing was promoted",
+            )
+        if learned.release is not None:
+            releases.register_within(connection, learned.release.digest, done.name)
+        _record(connection, done.id, learned.champion, done.candidate, told)
+        if done.promoted and learned.release is not None:
+            to = releases.Pointer(done.name, learned.release.digest, seen.version + 1)
+            releases.promote_within(connection, to, f"relearn: {done.decision.reasons[-1]}")
+
+    try:
+        store.database.write(write)
+    except ConflictError as error:
+        kept = told | {"verdict": "keep", "reasons": [error.what, *told["reasons"]]}
+        store.database.write(lambda c: _record(c, done.id, learned.champion, None, kept))
+        raise
 
 
 def _has_feedback(store: ArtifactStore, release: str) -> bool:
@@ -247,15 +273,17 @@ def _cohorts(store: ArtifactStore, learned: _Learned) -> list[Cohort]:
             asked = (usage.tenant == tenant) & usage.release.in_(ours)
             traffic = select(func.sum(usage.inputs), func.min(usage.at)).where(asked)
             inputs, first = connection.execute(traffic).one()
+            theirs = (tables.feedback.c.tenant == tenant) & tables.feedback.c.release.in_(ours)
+            corrected = connection.execute(select(func.count()).where(theirs)).scalar_one()
             per_day = inputs_per_day(inputs or 0, first or 0, now_us(connection))
         rows = [i for i, domain in enumerate(domains) if domain == tenant]
         cohorts.append(
             Cohort(
-                tenant,
-                per_day,
-                len(rows),
-                tuple(right[served][i] for i in rows),
-                tuple(right[candidate][i] for i in rows),
+                name=tenant,
+                inputs_per_day=per_day,
+                corrected_share=min(1.0, corrected / inputs) if inputs else 0.0,
+                champion_right=tuple(right[served][i] for i in rows),
+                candidate_right=tuple(right[candidate][i] for i in rows),
             )
         )
     return cohorts
@@ -269,14 +297,16 @@ def _old_domains(learned: _Learned) -> list[OldDomain]:
     return [OldDomain(n, *(float(f[n]["macro_f1"]["value"]) for f in figures)) for n in names]
 
 
-def _record(connection: Connection, done: Turn) -> None:
-    row: Mapping[str, Any] = {
-        "id": done.id,
-        "name": done.name,
-        "champion": done.champion,
-        "candidate": done.candidate,
-        "verdict": done.decision.verdict,
-        "decision": canonical(done.decision.as_dict()).decode(),
+def _record(
+    connection: Connection, identity: str, champion: Release, candidate: str | None, decision: Mapping[str, Any]
+) -> None:
+    row = {
+        "id": identity,
+        "name": champion.facts["name"],
+        "champion": champion.digest,
+        "candidate": candidate,
+        "verdict": decision["verdict"],
+        "decision": canonical(decision).decode(),
         "at": now_us(connection),
     }
     connection.execute(insert(tables.turns).values(row))

@@ -293,7 +293,7 @@ def _feedback_part(connection: Connection, rows: Mapping[str, dict[str, Any]]) -
     known = {(row["domain"], row["contributor"], row["text"]) for row in rows.values()}
     behind = [row for row in found if (row.tenant, row.contributor, row.text) in known]
     people = {(row.tenant, row.contributor) for row in behind}
-    allowed = people & in_force(connection, "learn")
+    allowed = people & in_force(connection, "learn").keys()
     return FeedbackPart(len(behind), len(people), len(allowed), len(people) - len(allowed))
 
 

@@ -28,8 +28,8 @@ def bill(
 ) -> None:
     """Invoices of a month (drafts, unless --close) beside serving cost, training cost and margin."""
     with open_wheel(project) as wheel:
-        checked = wheel.verify() if verify or close else None
         invoices = wheel.bill(period, tenant=tenant, close=close, now=now)
+        checked = wheel.verify() if verify or close else None
         margins = wheel.margin(period or wheel.period)
         written = _write(invoices, out) if out else []
     if json:

@@ -45,9 +45,9 @@ def export(
     project: Root = HERE,
     json: Json = False,
 ) -> None:
-    """Write every correction as a line of JSON, in the form that import reads."""
+    """Write every correction whose consent holds as a line of JSON, in the form that import reads."""
     with open_wheel(project) as wheel:
-        rows = wheel.feedback(tenant)
+        rows = [row for row in wheel.feedback(tenant) if row["consent"]]
     names = ("tenant", "request", "input", "text", "answered", "label", "contributor", "consent", "at")
     lines = [jsonlib.dumps({name: row[name] for name in names}, ensure_ascii=False) for row in rows]
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8")

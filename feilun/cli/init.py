@@ -23,5 +23,5 @@ def init(
     if json:
         print_json({"project": str(folder), "files": [str(f) for f in made]})
         return
-    say(f"[bold]{folder}[/bold] is ready: {', '.join(f.name for f in made)}")
+    say(f"[bold]{folder}[/bold] is ready: {', '.join(str(f.relative_to(folder)) for f in made)}")
     say(f"next: cd {folder} && feilun run --dry-run")

@@ -63,7 +63,7 @@ def promote(
 
     name, _, prefix = model.partition("@")
     if not prefix:
-        raise SettingError("which release?", hint=f"feilun releases promote {name}@DIGEST; see: feilun releases list")
+        raise SettingError("which release?", hint="write it as name@digest; see: feilun releases list")
     with open_wheel(project) as wheel:
         now = next((p.version for p in releases.pointers(wheel.database) if p.name == name), 0)
         digest = wheel.store.find(prefix)

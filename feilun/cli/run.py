@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ from feilun.show import interval, print_json, print_table, progress, say
 if TYPE_CHECKING:
     from feilun.pipeline.execute import Outcome
     from feilun.pipeline.plan import Plan
+
+MOST_LABELS = 8  # that a line can name
 
 
 def run(
@@ -30,7 +33,11 @@ def run(
             _show_plan(plan, json)
             return
         with progress() as observe:
-            outcomes = [_told(o, json) for o in wheel.run(plan, observe)]
+            try:
+                outcomes = [_told(o, json) for o in wheel.run(plan, observe)]
+            except KeyboardInterrupt:
+                sys.stderr.write("interrupted: finished steps are kept; run it again to go on\n")
+                raise
         if json:
             print_json({"steps": [_as_dict(o) for o in outcomes], "to_run": plan.to_run})
         elif all(o.reused for o in outcomes):
@@ -56,20 +63,32 @@ def _gist(outcome: Outcome) -> str:
     """The one thing to know about a result."""
     facts = outcome.artifact.facts
     if outcome.artifact.kind == "dataset":
-        return f"{facts['rows']:,} rows, labels {', '.join(facts['labels'])}"
+        labels = ", ".join(facts["labels"]) if len(facts["labels"]) <= MOST_LABELS else f"{len(facts['labels'])} labels"
+        left_out = sum(card(outcome).get("removed", {}).values())
+        return f"{facts['rows']:,} rows ({labels}); {left_out:,} left out, see {outcome.artifact.path / 'card.json'}"
     if outcome.artifact.kind == "report":
         figures = "; ".join(
             f"{name} macro-F1 {interval(d['macro_f1'])}" for name, d in report(outcome)["domains"].items()
         )
-        return f"{'passed' if facts['passed'] else '[red]refused[/red]'}: {figures}"
+        verdict = "passed" if facts["passed"] else "[red]refused[/red]"
+        return f"{verdict}: {figures}; {outcome.artifact.path / 'report.html'}"
     return ""
 
 
 def report(outcome: Outcome) -> dict[str, Any]:
     """The figures of a report."""
+    return _document(outcome, "report.json")
+
+
+def card(outcome: Outcome) -> dict[str, Any]:
+    """What a dataset says of how it was made."""
+    return _document(outcome, "card.json")
+
+
+def _document(outcome: Outcome, name: str) -> dict[str, Any]:
     import json
 
-    loaded: dict[str, Any] = json.loads((outcome.artifact.path / "report.json").read_bytes())
+    loaded: dict[str, Any] = json.loads((outcome.artifact.path / name).read_bytes())
     return loaded
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.show import print_json
+from feilun.show import print_json, say, short, talk_on_stderr
 
 
 def serve(
@@ -21,7 +21,13 @@ def serve(
     json: Json = False,
 ) -> None:
     """Answer over HTTP, metering every answer before it leaves. Ctrl-C or SIGTERM drains and stops."""
+    from feilun.store import releases
+
     with open_wheel(project) as wheel:
         if json:
             print_json({"url": f"http://{host}:{port}", "document": f"http://{host}:{port}/openapi.json"})
+        else:
+            served = ", ".join(f"{p.name}@{short(p.release)}" for p in releases.pointers(wheel.database))
+            talk_on_stderr()
+            say(f"http://{host}:{port} answers for {served or 'no release yet: make one with feilun run'}")
         wheel.serve(host=host, port=port, hosts=allow_host or (), threads=threads)

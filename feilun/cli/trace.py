@@ -45,10 +45,11 @@ def _show_line(found: dict[str, Any]) -> None:
         f"  {found['examples']:,} examples of {found['contributors']:,} contributors; "
         f"{told['rows']:,} are users' corrections"
     )
-    say(
-        f"  {told['consent_in_force']:,} of their authors consent to learning from them today, "
-        f"{told['consent_withdrawn']:,} have withdrawn"
-    )
+    if told["rows"]:
+        say(
+            f"  {told['consent_in_force']:,} of their authors consent to learning from them today, "
+            f"{told['consent_withdrawn']:,} have withdrawn"
+        )
 
 
 def _show_contributor(found: dict[str, Any]) -> None:

@@ -19,12 +19,11 @@ def of(
 ) -> dict[str, Any]:
     """Everything that the report says of N rows; ``probabilities`` are (N, C) in the order of ``labels``."""
     matrix = metrics.confusion(truth, probabilities.argmax(1), len(labels))
-    occurs = (matrix.sum(0) + matrix.sum(1)) > 0
     drawn = resample(matrix, resamples, seed)
     precision, recall, f1 = metrics.scores(matrix)
     return {
         "n": len(truth),
-        "macro_f1": with_interval(float(metrics.macro_f1(matrix, occurs)), metrics.macro_f1(drawn, occurs)),
+        "macro_f1": with_interval(float(metrics.macro_f1(matrix)), metrics.macro_f1(drawn)),
         "accuracy": with_interval(float(metrics.accuracy(matrix)), metrics.accuracy(drawn)),
         "calibration_error": metrics.calibration_error(truth, probabilities),
         "classes": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -14,7 +15,7 @@ from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.kinds import Dataset, Release
 from feilun.pipeline.steps import Workspace, step
 from feilun.store import tables
-from feilun.store.consents import in_force
+from feilun.store.consents import allows, in_force
 
 
 @step("feedback", version=1, declared=False)
@@ -39,7 +40,7 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
     with work.store.database.read() as connection:
         rows = _corrections(connection, releases, settings)
         allowed = in_force(connection, "learn", until=settings.until)
-    kept = [row for row in rows if (row["tenant"], row["contributor"]) in allowed]
+    kept = [row for row in rows if allows(allowed, row["tenant"], row["contributor"], row["at"])]
     if not kept:
         raise DataError(
             "there is no feedback to learn from",
@@ -58,7 +59,7 @@ def feedback(releases: tuple[Release, ...], settings: FeedbackSettings, work: Wo
             "domain": [row["tenant"] for row in kept],
         }
     )
-    unique = frame.unique("key", keep="last", maintain_order=True).drop("key")  # the newest judgement of a text holds
+    unique = frame.unique("id", keep="last", maintain_order=True).drop("key")  # a tenant's newest judgement holds
     card = {
         "received": len(rows),
         "without_consent": len(rows) - len(kept),
@@ -79,10 +80,10 @@ def example_id(tenant: str, same: str) -> str:
 
 def _corrections(
     connection: Connection, releases: tuple[Release, ...], settings: FeedbackSettings
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     table = tables.feedback.c
     query = (
-        select(table.id, table.tenant, table.text, table.label, table.answered, table.contributor)
+        select(table.tenant, table.text, table.label, table.answered, table.contributor, table.at)
         .where(table.release.in_([r.digest for r in releases]), table.at <= settings.until)
         .order_by(table.at, table.id)
     )

@@ -35,7 +35,7 @@ class Outcome:
     artifact: Artifact
     reused: bool
     seconds: float  # by the clock
-    core_ns: int  # processor time of all threads, nanoseconds
+    core_ns: int  # processor time of all attempts and threads, nanoseconds
     metrics: Mapping[str, Any]
 
 
@@ -93,7 +93,7 @@ def run_step(
     """
     digests = {key: _digests(value) for key, value in inputs.items()}
     print_ = step_fingerprint(step, settings, digests)
-    if (found := known(store, print_)) is not None:
+    if (found := known(store, print_)) is not None and _sound(store, found.artifact):
         return replace(found, name=name)
     scratch = store.folder / "scratch" / print_
     scratch.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,17 @@ def run_step(
             runs.record(store.database, run)
     leave_record(store, run)
     shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome(name, output, False, wall / 1e9, core, work.metrics)
+    made = runs.made(store.database, print_)
+    return Outcome(name, output, False, wall / 1e9, made.core_ns if made else core, work.metrics)
+
+
+def _sound(store: ArtifactStore, artifact: Artifact) -> bool:
+    """Whether a known result can be used as it lies there; a damaged one is made again and takes its place."""
+    try:
+        store.verify(artifact)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _digests(value: Artifact | tuple[Artifact, ...] | None) -> str | list[str] | None:

@@ -136,6 +136,7 @@ def _import_print(identity: str, kind: type[Artifact]) -> str:
 
 def _plan_one(section: Section, planned: dict[str, PlannedStep], store: ArtifactStore, outside: Outside) -> PlannedStep:
     digests: dict[str, Any] = {}
+    waits: list[str] = []  # inputs whose content is not known yet
     for needed in section.step.inputs:
         given = section.references.get(needed.name, ())
         found: list[str] = []
@@ -144,20 +145,24 @@ def _plan_one(section: Section, planned: dict[str, PlannedStep], store: Artifact
                 upstream = planned[reference]
                 if upstream.state == "blocked":
                     return PlannedStep(section, "blocked", f"{reference} is blocked")
-                if upstream.output is None:
-                    return PlannedStep(section, "run", f"{reference} will be made anew")
-                found.append(upstream.output.digest)
-                continue
-            try:
-                identity = outside.identity(reference)
-            except FeilunError as error:
-                hint = f" ({error.hint})" if error.hint else ""
-                return PlannedStep(section, "blocked", f"{error.what}{hint}")
-            here = known(store, _import_print(identity, needed.kind)) if identity else None
+                here = upstream.output
+                wait = f"{reference} will be made anew"
+            else:
+                try:
+                    identity = outside.identity(reference)
+                except FeilunError as error:
+                    hint = f" ({error.hint})" if error.hint else ""
+                    return PlannedStep(section, "blocked", f"{error.what}{hint}")
+                brought = known(store, _import_print(identity, needed.kind)) if identity else None
+                here = brought.artifact if brought else None
+                wait = f"{reference} is not in the store yet"
             if here is None:
-                return PlannedStep(section, "run", f"{reference} is not in the store yet")
-            found.append(here.artifact.digest)
+                waits.append(wait)
+            else:
+                found.append(here.digest)
         digests[needed.name] = found if needed.many else (found[0] if found else None)
+    if waits:
+        return PlannedStep(section, "run", waits[0])
     output = known(store, step_fingerprint(section.step, section.settings, digests))
     if output is not None:
         return PlannedStep(section, "reuse", f"known as {output.artifact.short}", output.artifact)

@@ -99,7 +99,9 @@ def _read(root: Path) -> tuple[Path, str, dict[str, Any]]:
         text = file.read_text("utf-8")
         return file, text, tomllib.loads(text)
     except FileNotFoundError as error:
-        raise ProjectError(f"there is no {FILE} here", where=str(root), hint="run: feilun init") from error
+        raise ProjectError(
+            f"there is no {FILE} here", where=str(root), hint="begin one with: feilun init FOLDER"
+        ) from error
     except UnicodeDecodeError as error:
         raise ProjectError(f"{FILE} is not UTF-8", where=f"{file}, byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:

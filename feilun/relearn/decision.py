@@ -1,8 +1,9 @@
 """Promote or keep: what the candidate is expected to earn over the horizon, less what it cost.
 
-The gain is measured on held-out corrections, customer by customer, and weighted by the traffic that each customer
-really sent. The expectation uses the measured gain; the lower end of its interval is reported beside it. An old domain
-that falls by more than the limit vetoes the promotion whatever the money says.
+The gain is measured on held-out corrections, customer by customer, and counted for the share of that customer's
+traffic that was corrected at all: people correct what is wrong, so of the rest nothing is known and no gain is
+assumed. The expectation uses the measured gain; the lower end of its interval is told beside it. An old domain that
+falls by more than the limit, or too few held-out corrections, veto the promotion whatever the money says.
 """
 
 from __future__ import annotations
@@ -23,9 +24,19 @@ class Cohort:
 
     name: str
     inputs_per_day: float
-    held_out: int
+    corrected_share: float  # of its inputs, right ones confirmed and wrong ones corrected
     champion_right: tuple[bool, ...]
     candidate_right: tuple[bool, ...]
+
+    @property
+    def held_out(self) -> int:
+        """How many held-out corrections there are."""
+        return len(self.champion_right)
+
+    @property
+    def judged_per_day(self) -> float:
+        """Inputs a day of the kind that the held-out corrections speak for."""
+        return self.inputs_per_day * self.corrected_share
 
     @property
     def gain(self) -> float:
@@ -55,6 +66,7 @@ class Stakes:
     value_nano: int  # worth of one more right answer
     training_cost_nano: int  # measured, of this candidate
     max_drop: float  # of an old domain's macro-F1
+    min_held_out: int  # corrections, of all customers together
     currency: str
 
 
@@ -98,7 +110,7 @@ def decide(
     Returns:
         ``promote`` when the expected margin is above 0, no old domain falls too far, and every gate holds.
     """
-    per_day = sum(cohort.inputs_per_day for cohort in cohorts)
+    per_day = sum(cohort.judged_per_day for cohort in cohorts)
     inputs = round(per_day * stakes.horizon_days)
     gain, low = _gain(cohorts, seed)
     margin = _worth(gain, inputs, stakes.value_nano) - stakes.training_cost_nano
@@ -108,10 +120,14 @@ def decide(
         if old.drop > stakes.max_drop
     ]
     against += [f"the gate '{name}' does not hold" for name, held in gates.items() if not held]
+    held_out = sum(cohort.held_out for cohort in cohorts)
+    if held_out < stakes.min_held_out:
+        against.append(f"{held_out} held-out corrections are too few to judge by, {stakes.min_held_out} are needed")
     if margin <= 0:
         against.append(f"it would lose {format_money(-margin, stakes.currency)} over {stakes.horizon_days} days")
     earns = (
-        f"{gain:+.3f} accuracy on {inputs:,} inputs over {stakes.horizon_days} days is worth "
+        f"{gain:+.3f} accuracy (95 %: at least {low:+.3f}) on {inputs:,} inputs over {stakes.horizon_days} days "
+        "is worth "
         f"{format_money(_worth(gain, inputs, stakes.value_nano), stakes.currency)}, training cost "
         f"{format_money(stakes.training_cost_nano, stakes.currency)}"
     )
@@ -135,6 +151,7 @@ def _describe(cohort: Cohort) -> dict[str, Any]:
     return {
         "name": cohort.name,
         "inputs_per_day": cohort.inputs_per_day,
+        "corrected_share": cohort.corrected_share,
         "held_out": cohort.held_out,
         "champion_accuracy": sum(cohort.champion_right) / cohort.held_out,
         "candidate_accuracy": sum(cohort.candidate_right) / cohort.held_out,
@@ -145,7 +162,7 @@ def _gain(cohorts: Sequence[Cohort], seed: int, resamples: int = 2000) -> tuple[
     """Traffic-weighted gain in accuracy, and the 2.5 % quantile of its paired bootstrap."""
     import numpy as np
 
-    per_day = sum(cohort.inputs_per_day for cohort in cohorts)
+    per_day = sum(cohort.judged_per_day for cohort in cohorts)
     if per_day <= 0:
         return 0.0, 0.0
     generator = np.random.default_rng(seed)
@@ -153,8 +170,8 @@ def _gain(cohorts: Sequence[Cohort], seed: int, resamples: int = 2000) -> tuple[
     for cohort in cohorts:
         change = np.array(cohort.candidate_right, dtype=float) - np.array(cohort.champion_right, dtype=float)
         picks = generator.integers(0, len(change), size=(resamples, len(change)))
-        drawn += change[picks].mean(axis=1) * (cohort.inputs_per_day / per_day)
-    point = sum(cohort.gain * cohort.inputs_per_day for cohort in cohorts) / per_day
+        drawn += change[picks].mean(axis=1) * (cohort.judged_per_day / per_day)
+    point = sum(cohort.gain * cohort.judged_per_day for cohort in cohorts) / per_day
     return point, float(np.quantile(drawn, 0.025))
 
 

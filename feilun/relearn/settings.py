@@ -15,10 +15,11 @@ class RelearnSettings(Settings):
     value_per_correct_answer: str = "0.002 USD"
     max_drop: float = Field(0.01, ge=0, le=1)  # of the old domains' macro-F1: more than that and nothing is promoted
     min_feedback: int = Field(100, ge=2)  # consented corrections below which a turn is not worth starting
-    replay: float = Field(1.0, ge=0)  # old examples mixed in, for each new one
+    min_held_out: int = Field(20, ge=1)  # held-out corrections below which nothing is promoted
+    replay: float = Field(1.0, ge=0, le=1000)  # old examples mixed in, for each new one
     test_share: float = Field(0.3, gt=0, lt=1)
     epochs: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(3e-5, gt=0, lt=1)
     seed: int = 0
 
     @field_validator("value_per_correct_answer")
@@ -34,5 +35,5 @@ class RelearnSettings(Settings):
 class MixSettings(Settings):
     """How feedback and replay are mixed."""
 
-    replay: float = Field(1.0, ge=0)
+    replay: float = Field(1.0, ge=0, le=1000)
     seed: int = 0

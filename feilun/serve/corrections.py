@@ -46,11 +46,10 @@ def _record(connection: Connection, tenant: str, one: Correction, digest: Digest
         if (found.label, found.contributor) != (one.label, one.contributor):
             raise ConflictError("this input was corrected before, otherwise", where=f"{place}", code="corrected-before")
         return {"id": found.id, "request": one.request, "input": one.input, "status": "known"}
-    for purpose in one.consent:
-        consents.record(connection, tenant, one.contributor, purpose, granted=True)
+    since = [consents.record(connection, tenant, one.contributor, purpose, granted=True) for purpose in one.consent]
     new = str(ULID())
     place_of = {"tenant": tenant, "request": one.request, "input": one.input}
-    connection.execute(insert(tables.feedback).values(id=new, at=now_us(connection), **place_of, **row))
+    connection.execute(insert(tables.feedback).values(id=new, at=max(now_us(connection), *since), **place_of, **row))
     return {"id": new, "request": one.request, "input": one.input, "status": "recorded"}
 
 

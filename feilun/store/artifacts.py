@@ -78,7 +78,7 @@ class ArtifactStore:
         manifest: dict[str, Any] = json.loads(body)  # so that what is returned now is what is read later
         digest = hashlib.sha256(body).hexdigest()
         place = self._place(digest)
-        if not (place / MANIFEST).exists():
+        if not self._whole(place, digest):
             partial = self.folder / "partial" / secrets.token_hex(8)
             shutil.move(files, partial)
             (partial / MANIFEST).write_bytes(body)
@@ -87,10 +87,10 @@ class ArtifactStore:
             try:
                 partial.rename(place)
             except OSError:
-                if (place / MANIFEST).exists():  # another process was first with the same content
+                if self._whole(place, digest):  # another process was first with the same content
                     shutil.rmtree(partial)
-                else:  # what somebody left of an artefact that they began to remove
-                    shutil.rmtree(place)
+                else:  # damaged, or what somebody left of an artefact that they began to remove
+                    place.rename(self.folder / "partial" / secrets.token_hex(8))
                     partial.rename(place)
             sync_folder(place.parent)
         self.database.write(lambda c: _index(c, digest, manifest))
@@ -154,6 +154,15 @@ class ArtifactStore:
             problem = "several artefacts begin" if found else "no artefact begins"
             raise ArtifactError(f"{problem} with '{prefix}'")
         return found[0]
+
+    def _whole(self, place: Path, digest: str) -> bool:
+        """Whether the artefact is there and every byte of it is as it was."""
+        try:
+            manifest = _manifest(place, digest)
+            self.verify(KINDS[manifest["kind"]](digest, (), {}, place))
+        except ArtifactError:
+            return False
+        return True
 
     def _place(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):  # it becomes a path

@@ -11,32 +11,48 @@ from feilun.store.database import now_us
 PURPOSES = ("learn",)
 
 
-def record(connection: Connection, tenant: str, contributor: str, purpose: str, *, granted: bool) -> None:
-    """Note that a contributor of a tenant grants or withdraws a purpose; nothing is written if that holds already."""
+def record(connection: Connection, tenant: str, contributor: str, purpose: str, *, granted: bool) -> int:
+    """Note that a contributor of a tenant grants or withdraws a purpose; nothing is written if that holds already.
+
+    Returns:
+        Since when it holds, in microseconds. A person's rows are in order even where the database's clock steps back.
+    """
     table = tables.consents
     newest = (
-        select(table.c.granted)
+        select(table.c.granted, table.c.at)
         .where(table.c.tenant == tenant, table.c.contributor == contributor, table.c.purpose == purpose)
-        .order_by(table.c.at.desc(), table.c.granted)
+        .order_by(table.c.at.desc())
         .limit(1)
     )
-    if connection.execute(newest).scalar() == granted:
-        return
+    last = connection.execute(newest).first()
+    if last is not None and last.granted == granted:
+        return int(last.at)
+    at = max(now_us(connection), int(last.at) + 1 if last is not None else 0)
     row = {"tenant": tenant, "contributor": contributor, "purpose": purpose, "granted": granted}
-    connection.execute(insert(table).values(id=str(ULID()), at=now_us(connection), **row))
+    connection.execute(insert(table).values(id=str(ULID()), at=at, **row))
+    return at
 
 
-def in_force(connection: Connection, purpose: str, *, until: int | None = None) -> set[tuple[str, str]]:
-    """The (tenant, contributor) pairs whose newest row grants the purpose; of two at one instant a withdrawal holds.
+def in_force(connection: Connection, purpose: str, *, until: int | None = None) -> dict[tuple[str, str], int]:
+    """Who grants the purpose, as (tenant, contributor), and since when: what came before a withdrawal stays withdrawn.
 
     Args:
         until: only rows up to this time count, microseconds by the database's clock.
     """
     table = tables.consents
-    rows = select(table.c.tenant, table.c.contributor, table.c.granted).where(table.c.purpose == purpose)
+    rows = select(table.c.tenant, table.c.contributor, table.c.granted, table.c.at).where(table.c.purpose == purpose)
     if until is not None:
         rows = rows.where(table.c.at <= until)
-    held = {}
-    for row in connection.execute(rows.order_by(table.c.at, table.c.granted.desc())):
-        held[row.tenant, row.contributor] = row.granted
-    return {who for who, granted in held.items() if granted}
+    held: dict[tuple[str, str], int] = {}
+    for row in connection.execute(rows.order_by(table.c.at)):
+        if row.granted:
+            held.setdefault((row.tenant, row.contributor), row.at)
+        else:
+            held.pop((row.tenant, row.contributor), None)
+    return held
+
+
+def allows(held: dict[tuple[str, str], int], tenant: str, contributor: str, at: int) -> bool:
+    """Whether words of that time may be used, by what ``in_force`` found."""
+    since = held.get((tenant, contributor))
+    return since is not None and since <= at

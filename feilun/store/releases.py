@@ -45,7 +45,7 @@ def register(database: Database, release: Artifact, name: str | None = None) -> 
     chosen = name or release.facts.get("name")
     if not chosen:
         raise SettingError("the release has no name", where=release.short, hint="give it one: [serve.NAME]")
-    registered = database.write(lambda c: _register(c, release.digest, str(chosen)))
+    registered = database.write(lambda c: register_within(c, release.digest, str(chosen)))
     if registered != chosen:
         raise ConflictError(f"release {release.short} is registered as '{registered}'", hint="use that name")
     return registered
@@ -63,7 +63,7 @@ def promote(database: Database, name: str, digest: str, *, expected_version: int
     """
     to = Pointer(name, digest, expected_version + 1)
     try:
-        return database.write(lambda c: _promote(c, to, reason))
+        return database.write(lambda c: promote_within(c, to, reason))
     except IntegrityError as error:  # two first promotions at once: the primary key lets one through
         raise _changed(name) from error
 
@@ -131,7 +131,8 @@ def registered(database: Database, name: str | None = None) -> list[str]:
         return list(connection.execute(query.where(table.c.name == name) if name else query).scalars())
 
 
-def _register(connection: Connection, digest: str, name: str) -> str:
+def register_within(connection: Connection, digest: str, name: str) -> str:
+    """The name that the release has: ``name``, unless it was registered under another before."""
     table = tables.releases
     found = connection.execute(select(table.c.name).where(table.c.digest == digest)).scalar_one_or_none()
     if found is None:
@@ -139,7 +140,8 @@ def _register(connection: Connection, digest: str, name: str) -> str:
     return found or name
 
 
-def _promote(connection: Connection, to: Pointer, reason: str) -> Pointer:
+def promote_within(connection: Connection, to: Pointer, reason: str) -> Pointer:
+    """As ``promote``, in the caller's transaction; ``to.version`` is the version that it will have."""
     releases, table = tables.releases, tables.pointers
     known = select(releases.c.digest).where(releases.c.digest == to.release, releases.c.name == to.name)
     if connection.execute(known).first() is None:

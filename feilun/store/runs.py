@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from ulid import ULID
 
 from feilun.store import tables
@@ -72,7 +72,7 @@ def record(database: Database, run: Run) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """What a fingerprint gave when it last finished, and what that cost."""
+    """What a fingerprint gave when it last finished; ``core_ns`` is the cost of all attempts, failed ones too."""
 
     output: str
     core_ns: int
@@ -84,14 +84,16 @@ def made(database: Database, fingerprint: str) -> Made | None:
     """The newest finished attempt of this fingerprint."""
     columns = tables.runs.c
     query = (
-        select(columns.output, columns.core_ns, columns.wall_ns, columns.metrics)
+        select(columns.output, columns.wall_ns, columns.metrics)
         .where(columns.fingerprint == fingerprint, columns.outcome == FINISHED)
         .order_by(columns.finished_at.desc())
         .limit(1)
     )
+    spent = select(func.sum(columns.core_ns)).where(columns.fingerprint == fingerprint)
     with database.read() as connection:
         row = connection.execute(query).first()
-    return Made(row.output, row.core_ns, row.wall_ns, json.loads(row.metrics)) if row else None
+        core_ns = int(connection.execute(spent).scalar() or 0)
+    return Made(row.output, core_ns, row.wall_ns, json.loads(row.metrics)) if row else None
 
 
 def newest(database: Database, *, limit: int = 20) -> list[dict[str, Any]]:

@@ -48,9 +48,13 @@ def scores(matrices: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
     return _share(right, answered), _share(right, true), _share(2 * right, answered + true)
 
 
-def macro_f1(matrices: NDArray[Any], occurs: NDArray[np.bool_]) -> Floats:
-    """Mean F1 of the classes that occur among the true or the answered ones, as scikit-learn counts it."""
-    mean: Floats = scores(matrices)[2][..., occurs].mean(-1)
+def macro_f1(matrices: NDArray[Any]) -> Floats:
+    """Mean F1 of the classes that occur among the true or the answered ones, as scikit-learn counts it.
+
+    Which occur is asked of each matrix (..., C, C): a resample that happens to miss a class says nothing of it.
+    """
+    occurs = (matrices.sum(-2) + matrices.sum(-1)) > 0
+    mean: Floats = scores(matrices)[2].sum(-1) / occurs.sum(-1)
     return mean
 
 

@@ -26,12 +26,11 @@ def test_resampling_the_matrix_is_resampling_the_rows() -> None:
     truth = chance.integers(0, 3, 400)
     answered = np.where(chance.random(400) < 0.7, truth, chance.integers(0, 3, 400))
     matrix = metrics.confusion(truth, answered, 3)
-    occurs = np.ones(3, bool)
-    quick = metrics.macro_f1(figures.resample(matrix, 4000, 0), occurs)
+    quick = metrics.macro_f1(figures.resample(matrix, 4000, 0))
     slow = []
     for _ in range(4000):
         rows = chance.integers(0, 400, 400)
-        slow.append(float(metrics.macro_f1(metrics.confusion(truth[rows], answered[rows], 3), occurs)))
+        slow.append(float(metrics.macro_f1(metrics.confusion(truth[rows], answered[rows], 3))))
     for q in (2.5, 50, 97.5):
         assert np.percentile(quick, q) == pytest.approx(np.percentile(slow, q), abs=0.004)
 
@@ -39,14 +38,19 @@ def test_resampling_the_matrix_is_resampling_the_rows() -> None:
 def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
     chance = np.random.default_rng(2)
     cells = np.array([[30, 5, 5], [4, 12, 4], [6, 4, 30]])
-    occurs = np.ones(3, bool)
-    true = float(metrics.macro_f1(cells, occurs))
+    true = float(metrics.macro_f1(cells))
     covered = 0
     for trial in range(300):
         seen = chance.multinomial(600, (cells / cells.sum()).ravel()).reshape(3, 3)
-        found = figures.with_interval(0, metrics.macro_f1(figures.resample(seen, 300, trial), occurs))
+        found = figures.with_interval(0, metrics.macro_f1(figures.resample(seen, 300, trial)))
         covered += found["low"] <= true <= found["high"]
     assert 0.91 <= covered / 300 <= 0.985
+
+
+def test_where_every_answer_is_right_the_interval_is_one_point() -> None:
+    truth = np.array([0] * 7 + [1] * 3 + [2])
+    found = figures.of(truth, np.eye(3, dtype=np.float32)[truth], ["a", "b", "c"], resamples=500, seed=0)
+    assert found["macro_f1"] == found["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
 def test_a_label_that_never_occurs_does_not_lower_the_mean() -> None:

@@ -82,7 +82,7 @@ def test_case_45_what_is_not_a_project_is_refused_in_words(tmp_path, text, words
 def test_a_missing_project_file_says_how_to_begin(tmp_path):
     with pytest.raises(ProjectError, match=r"there is no feilun\.toml here") as caught:
         projects.load(tmp_path, OTHERS)
-    assert caught.value.hint == "run: feilun init"
+    assert caught.value.hint == "begin one with: feilun init FOLDER"
 
 
 def test_the_layers_are_recipe_then_project_then_set(tmp_path):

@@ -45,19 +45,19 @@ def release(store, tmp_path):
     return made
 
 
-def correct(store, release, text, label, contributor, *, granted=True):
+def correct(store, release, text, label, contributor, *, granted=True, tenant="acme"):
     """As the gateway records one, at the database's time."""
 
     def write(connection):
-        request = {"id": str(ULID()), "tenant": "acme", "idempotency_key": str(ULID()), "body_sha256": "b" * 64}
+        request = {"id": str(ULID()), "tenant": tenant, "idempotency_key": str(ULID()), "body_sha256": "b" * 64}
         request |= {"state": "posted", "created_at": 1, "lease_until": 1, "holder": "x"}
         request |= {"held_inputs": 1, "held_tokens": 1}
         known = {c.name for c in tables.requests.columns}
         connection.execute(insert(tables.requests).values({k: v for k, v in request.items() if k in known}))
-        row = {"id": str(ULID()), "tenant": "acme", "request": request["id"], "input": 0, "release": release.digest}
+        since = consents.record(connection, tenant, contributor, "learn", granted=granted)
+        row = {"id": str(ULID()), "tenant": tenant, "request": request["id"], "input": 0, "release": release.digest}
         row |= {"kind": "correction", "text": text, "answered": "no", "label": label, "contributor": contributor}
-        connection.execute(insert(tables.feedback).values(row | {"at": now_us(connection)}))
-        consents.record(connection, "acme", contributor, "learn", granted=granted)
+        connection.execute(insert(tables.feedback).values(row | {"at": max(now_us(connection), since)}))
 
     store.database.write(write)
 
@@ -99,6 +99,32 @@ def test_a_frozen_dataset_is_the_same_whenever_it_is_frozen_up_to_its_watermark(
         pass  # SQLite's clock has milliseconds: the next correction must be after the watermark
     correct(store, release, "much later", "yes", "ann")
     assert freeze(store, release, tmp_path, "second", until).digest == first.digest
+
+
+def test_consent_given_again_covers_only_what_comes_after_it(store, release, tmp_path):
+    correct(store, release, "before the withdrawal", "yes", "ann")
+    store.database.write(lambda c: consents.record(c, "acme", "ann", "learn", granted=False))
+    correct(store, release, "after it", "no", "ann")
+    assert datasets.read(freeze(store, release, tmp_path))["text"].to_list() == ["after it"]
+
+
+def test_a_clock_that_steps_back_does_not_undo_a_withdrawal(store, release):
+    ahead = {"id": str(ULID()), "tenant": "acme", "contributor": "ann", "purpose": "learn", "granted": True}
+
+    def write(connection):
+        connection.execute(insert(tables.consents).values(**ahead, at=now_us(connection) + 3600 * 10**6))
+        consents.record(connection, "acme", "ann", "learn", granted=False)
+        return consents.in_force(connection, "learn")
+
+    assert store.database.write(write) == {}
+
+
+def test_two_tenants_who_correct_the_same_words_do_not_replace_each_other(store, release, tmp_path):
+    tenants.create(store.database, "evil", plan="any")
+    correct(store, release, "the same words", "yes", "ann")
+    correct(store, release, "The Same Words", "no", "eve", tenant="evil")
+    rows = datasets.read(freeze(store, release, tmp_path))
+    assert sorted(rows.select("domain", "label").rows()) == [("acme", "yes"), ("evil", "no")]
 
 
 def test_without_any_consent_there_is_nothing_to_learn_from(store, release, tmp_path):
