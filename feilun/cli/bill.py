@@ -46,7 +46,7 @@ def bill(
 
 
 def _show(invoices: list[Invoice], margins: Margins, checked: Verification | None) -> None:
-    from feilun.store.money import format_money
+    from feilun.store.money import format_about, format_money
 
     for invoice in invoices:
         rows = [

@@ -20,7 +20,7 @@ from feilun.demo.traffic import Answer, Customer, Sentence
 from feilun.errors import StepError
 from feilun.serve import background
 from feilun.show import interval, print_table, say, short
-from feilun.store.money import format_money
+from feilun.store.money import format_about, format_money
 
 DOMAINS = ("films", "products", "tweets", "editorials")
 CLIENTS = 8  # connections of each customer
@@ -102,7 +102,10 @@ def tell(project: Path, folder: Path, *, stay: bool = False) -> dict[str, Any]:
 def build(turn: Turn) -> None:
     """Chapters one to four: from rated sentences to a release."""
     stages = (
-        ("prepare", "clean human-rated sentences, drop duplicates, split them for good"),
+        (
+            "prepare",
+            "sentences that people rated -1 or less are negative, 1 or more positive; clean, deduplicate, split",
+        ),
         ("finetune", "train all of MiniLM on film reviews"),
         ("compress", "to int8, and prove that it still says the same"),
         ("evaluate", "held-out sentences, 95 % intervals, and the gate"),
@@ -195,8 +198,12 @@ def relearn(turn: Turn, url: str) -> None:
         }
         for reason in turn.decision["reasons"]:
             say(f"   {reason}")
-        answered = {short(d): sum(a.release == d for a in turn.during) for d in (told["champion"], told["candidate"])}
-        say(f"   verdict: [bold]{turn.decision['verdict']}[/bold]; answered meanwhile, by release: {answered}")
+        say(f"   verdict: [bold]{turn.decision['verdict']}[/bold]")
+        champion = sum(a.release == told["champion"] for a in turn.during)
+        others = len(turn.during) - champion
+        say(
+            f"   answered meanwhile: {champion} requests by {short(told['champion'])}, then {others} by the new release"
+        )
     turn.after = turn.shell.feilun("releases", "evaluate", "reviews")["domains"]
     _show_domains("the served model, before and after the turn", {"before": turn.before, "after": turn.after})
 
@@ -219,8 +226,8 @@ def bill(turn: Turn) -> None:
                     "training_cost_nano": margin["training_nano"],
                     "margin_nano": margin["margin_nano"],
                     "amount": format_money(invoice["total_nano"], invoice["currency"]),
-                    "cost": format_money(cost, invoice["currency"]),
-                    "margin": format_money(margin["margin_nano"], invoice["currency"]),
+                    "cost": format_about(cost, invoice["currency"]),
+                    "margin": format_about(margin["margin_nano"], invoice["currency"]),
                     "lines": invoice["lines"],
                 }
             )
@@ -240,8 +247,9 @@ def trace(turn: Turn) -> None:
         say(
             f"   {line['id']} <- {back['usage']['rows']} requests <- release {short(line['release'])} "
             f"<- {len(back['models'])} models <- {back['examples']:,} examples of {back['contributors']:,} people; "
-            f"{back['feedback']['rows']} are corrections, "
-            f"{back['feedback']['consent_in_force']} of whose authors consent"
+            f"{back['feedback']['rows']} are corrections; "
+            f"{back['feedback']['consent_in_force']:,} of their authors consent, "
+            f"{back['feedback']['consent_withdrawn']:,} have withdrawn"
         )
         author = next(c for c in turn.customers if c.corrects).answers[0].sentences[0].contributor
         forward = turn.shell.feilun("trace", author)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from feilun.store.money import format_money
+from feilun.store.money import format_about
 
 DAY_US = 86_400 * 10**6
 
@@ -124,12 +124,12 @@ def decide(
     if held_out < stakes.min_held_out:
         against.append(f"{held_out} held-out corrections are too few to judge by, {stakes.min_held_out} are needed")
     if margin <= 0:
-        against.append(f"it would lose {format_money(-margin, stakes.currency)} over {stakes.horizon_days} days")
+        against.append(f"it would lose {format_about(-margin, stakes.currency)} over {stakes.horizon_days} days")
     earns = (
         f"{gain:+.3f} accuracy (95 %: at least {low:+.3f}) on {inputs:,} inputs over {stakes.horizon_days} days "
         "is worth "
-        f"{format_money(_worth(gain, inputs, stakes.value_nano), stakes.currency)}, training cost "
-        f"{format_money(stakes.training_cost_nano, stakes.currency)}"
+        f"{format_about(_worth(gain, inputs, stakes.value_nano), stakes.currency)}, training cost "
+        f"{format_about(stakes.training_cost_nano, stakes.currency)}"
     )
     return Decision(
         verdict="keep" if against else "promote",

@@ -78,3 +78,17 @@ def format_money(nano: int, currency: str) -> str:
     least = minor_digits(currency)
     decimals = digits[:least] + digits[least:].rstrip("0")
     return f"{sign}{whole:,}{'.' + decimals if decimals else ''} {currency}"
+
+
+def format_about(nano: int, currency: str) -> str:
+    """For sentences and overviews: to the smallest coin from 1 unit on, below that to three digits that matter.
+
+    >>> format_about(49_408_857_435, "USD"), format_about(-1_142_565, "USD"), format_about(0, "USD")
+    ('49.41 USD', '-0.00114 USD', '0.00 USD')
+    """
+    if abs(nano) >= NANO:
+        return format_money(round_to_minor(nano, currency), currency)
+    step = 10 ** max(len(str(abs(nano))) - 3, 0)
+    whole, rest = divmod(abs(nano), step)
+    rounded = (whole + (rest * 2 >= step and step > 1)) * step
+    return format_money(-rounded if nano < 0 else rounded, currency)
