@@ -62,7 +62,7 @@ def _show(invoices: list[Invoice], margins: Margins, checked: Verification | Non
         [
             m.tenant,
             *(
-                format_money(n, margins.currency)
+                format_about(n, margins.currency)
                 for n in (m.revenue_nano, m.serving_nano, m.training_nano, m.margin_nano)
             ),
         ]

@@ -90,5 +90,5 @@ def format_about(nano: int, currency: str) -> str:
         return format_money(round_to_minor(nano, currency), currency)
     step = 10 ** max(len(str(abs(nano))) - 3, 0)
     whole, rest = divmod(abs(nano), step)
-    rounded = (whole + (rest * 2 >= step and step > 1)) * step
+    rounded = (whole + (rest * 2 >= step > 1)) * step
     return format_money(-rounded if nano < 0 else rounded, currency)
