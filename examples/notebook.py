@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 import feilun
-from feilun.flywheel import init_project
+from feilun.templates import init_project
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/notebook")
 if not (folder / "feilun.toml").exists():

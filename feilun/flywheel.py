@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ import feilun.serve.step  # noqa: F401
 from feilun import catalog, turn
 from feilun.accounts import keys, tenants
 from feilun.bill.settings import BillSettings
-from feilun.errors import ConflictError, DataError, ProjectError, SettingError, did_you_mean
+from feilun.errors import ConflictError, DataError, ProjectError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
@@ -40,6 +39,7 @@ from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
 from feilun.store.money import parse_money
+from feilun.templates import shipped
 
 if TYPE_CHECKING:
     from feilun.bill.invoices import Invoice
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
 OTHERS: dict[str, type[Settings]] = {"bill": BillSettings, "relearn.*": RelearnSettings}
-PACKAGE = Path(__file__).parent
 LINE = re.compile(r"[A-Z]+-\d+/\d+")
 
 
@@ -387,31 +386,3 @@ def find_root(start: Path) -> Path:
     """The nearest folder, from ``start`` upwards, that has a project file; ``start`` itself where none has."""
     start = start.resolve()
     return next((f for f in (start, *start.parents) if (f / projects.FILE).is_file()), start)
-
-
-def shipped(folder: str) -> Path:
-    """``recipes`` or ``examples``: inside the installed package, or beside it in a checkout."""
-    inside = PACKAGE / folder
-    return inside if inside.is_dir() else PACKAGE.parent / folder
-
-
-def init_project(folder: Path, template: str) -> list[Path]:
-    """Copy a template into ``folder`` and make its secret; returns the files.
-
-    Raises:
-        SettingError: there is no such template.
-        ConflictError: the folder has a project already; nothing is touched.
-    """
-    known = {f.name: f for f in shipped("examples").iterdir() if (f / projects.FILE).is_file()}
-    if template not in known:
-        hint = did_you_mean(template, known) or f"templates: {', '.join(sorted(known))}"
-        raise SettingError(f"there is no template '{template}'", where="--template", hint=hint)
-    if (folder / projects.FILE).exists():
-        raise ConflictError(f"there is a project in {folder} already", hint="choose another folder")
-    shutil.copytree(known[template], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(deployment.HOME))
-    made = sorted(folder / f.relative_to(known[template]) for f in known[template].rglob("*") if f.is_file())
-    ignored = folder / ".gitignore"
-    if not ignored.exists():
-        ignored.write_text(f"{deployment.HOME}/\n", "utf-8")  # artefacts, and the secret
-        made.append(ignored)
-    return [*made, deployment.write_secrets(folder / deployment.HOME)]

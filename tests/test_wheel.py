@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
-from feilun.flywheel import shipped
 from feilun.serve import background
+from feilun.templates import shipped
 
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("FEILUN_") and k != "DATABASE_URL"}
 PREFIXES = ("", "Hello, ", "Dear team: ", "Urgent! ")

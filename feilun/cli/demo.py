@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Turn the wheel once on real data, from rated sentences to invoices that can be traced back to them."""
     from feilun.demo.story import tell
-    from feilun.flywheel import shipped
+    from feilun.templates import shipped
 
     if json:
         talk_on_stderr()

@@ -17,7 +17,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Begin a project from a template, and make the secret that its keys rest on."""
-    from feilun.flywheel import init_project
+    from feilun.templates import init_project
 
     made = init_project(folder, template)
     if json:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from feilun.errors import ProjectError
-from feilun.flywheel import OTHERS, find_root, shipped
+from feilun.flywheel import OTHERS, find_root
 from feilun.pipeline import project as projects
 from feilun.pipeline.problems import line_numbers
+from feilun.templates import shipped
 
 GOOD = (shipped("examples") / "reviews" / "feilun.toml").read_text("utf-8")
 
