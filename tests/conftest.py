@@ -11,9 +11,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from feilun.store.database import Database
 from feilun.store.migrations import open_database
+
+settings.register_profile("shared-machine", deadline=None)  # a busy neighbour is not a failure
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")
