@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -131,6 +132,17 @@ def test_the_notebook_runs_as_it_stands(project, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "reused  finetune.own" in done.stdout and "of 84 right" in done.stdout and "INV-000001/2 <- " in done.stdout
+
+
+def test_nothing_is_closed_where_the_ledger_does_not_agree_with_itself(tmp_path):
+    """RELIABILITY 18; a posting that has no other side."""
+    feilun(tmp_path, "init", ".")
+    feilun(tmp_path, "tenant", "add", "other", "--plan", "starter")
+    with sqlite3.connect(tmp_path / ".feilun" / "feilun.db") as connection:
+        connection.execute("insert into postings values ('forged', 'tenant:other:receivable', 'USD', 5, 1)")
+    error = feilun(tmp_path, "bill", "--close", "--now", fails=9)["error"]
+    assert "nothing is closed" in error["message"]
+    assert all(invoice["number"] == "DRAFT" for invoice in feilun(tmp_path, "bill")["invoices"])
 
 
 def ask(http: httpx.Client, texts: list[tuple[str, str]]):

@@ -106,7 +106,7 @@ def build(turn: Turn) -> None:
             "prepare",
             "sentences that people rated -1 or less are negative, 1 or more positive; clean, deduplicate, split",
         ),
-        ("finetune", "train all of MiniLM on film reviews"),
+        ("finetune", "train the upper layers of MiniLM on film reviews"),
         ("compress", "to int8, and prove that it still says the same"),
         ("evaluate", "held-out sentences, 95 % intervals, and the gate"),
     )

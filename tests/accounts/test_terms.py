@@ -19,7 +19,7 @@ terms = st.builds(Terms, st.just("USD"), units, per_meter, per_meter)
 def test_the_amounts_of_the_parts_sum_to_the_amount_of_the_whole_in_any_order(
     plan: Terms, parts: list[Counts], chance: object
 ) -> None:
-    chance.shuffle(parts)  # type: ignore[attr-defined]
+    chance.shuffle(parts)
     before, total = Counts(), 0
     for part in parts:
         total += plan.amount(before, before.plus(part))

@@ -177,6 +177,15 @@ def test_a_result_that_was_removed_by_hand_is_made_again(store, outside):
     assert again.artifact.digest == outcome.artifact.digest and CALLS == ["run", "run"]
 
 
+@pytest.mark.parametrize("file", ["count.json", "manifest.json"])
+def test_a_damaged_result_is_made_again_and_takes_its_place(store, outside, file):
+    _, (outcome,) = run(store, outside)
+    (outcome.artifact.path / file).write_text("damaged")
+    _, (again,) = run(store, outside)
+    assert again.artifact.digest == outcome.artifact.digest and CALLS == ["run", "run"]
+    store.verify(store.get(outcome.artifact.digest))
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

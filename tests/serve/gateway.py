@@ -48,7 +48,7 @@ def deduplicate_outside_the_transaction() -> None:
         self._working = {}
 
     ledger.hold = careless
-    Answering._wait_for = nobody_waits  # type: ignore[method-assign]
+    Answering._wait_for = nobody_waits
 
 
 def authorise_by_prefix() -> None:
@@ -69,7 +69,7 @@ def authorise_by_prefix() -> None:
 
 def plant(bug: str | None) -> None:
     if bug == "commit-after-the-answer":
-        Answering._settle = commit_after_the_answer  # type: ignore[method-assign]
+        Answering._settle = commit_after_the_answer
     elif bug == "deduplicate-outside-the-transaction":
         deduplicate_outside_the_transaction()
     elif bug == "authorise-by-prefix":

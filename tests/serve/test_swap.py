@@ -27,9 +27,9 @@ def wrong_answers(house: House, answers: list[dict[str, object]]) -> list[str]:
             models = map(house.store.get, house.store.get(digest).parents)
             engines[digest] = openvino.load(next(m for m in models if isinstance(m, Model)).path, threads=1)
         engine = engines[digest]
-        rows = engine.run(engine.encode(answer["texts"]))  # type: ignore[arg-type]
+        rows = engine.run(engine.encode(answer["texts"]))
         expected = [scores_of(engine.labels, list(row)) for row in rows]
-        if [r["scores"] for r in answer["results"]] != expected:  # type: ignore[attr-defined]
+        if [r["scores"] for r in answer["results"]] != expected:
             wrong.append(str(answer["id"]))
     return wrong
 

@@ -147,7 +147,7 @@ def test_verify_names_the_first_row_that_was_changed_case_18(
     ident = {"usage": "request", "postings": "entry", "requests": "id"}[table]
 
     def tamper(connection: object) -> None:
-        run = connection.exec_driver_sql  # type: ignore[attr-defined]
+        run = connection.exec_driver_sql
         drop_triggers(connection, table)
         run(f"UPDATE {table} SET {column} = {value} WHERE {ident} = '{second}'")
 
@@ -179,7 +179,7 @@ def test_verify_sees_a_row_that_was_removed_from_the_middle_or_the_end(database:
     def remove(request: str) -> None:
         def job(connection: object) -> None:
             drop_triggers(connection, "usage")
-            connection.exec_driver_sql(f"DELETE FROM usage WHERE request = '{request}'")  # type: ignore[attr-defined]
+            connection.exec_driver_sql(f"DELETE FROM usage WHERE request = '{request}'")
 
         database.write(job)
 
