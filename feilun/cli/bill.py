@@ -1,4 +1,7 @@
-"""``feilun bill``: invoices, and what they really earned."""
+"""``feilun bill``: invoices, and what they really earned; its sub-commands are registered here, one file for each subject.
+
+A sub-command is a function of its own module, which imports nothing heavy before it is called.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,13 @@ if TYPE_CHECKING:
     from feilun.bill.verify import Verification
 
 
+app = typer.Typer(help="Invoices, credits, and what they really earned.", invoke_without_command=True)
+
+
+@app.callback()
 def bill(
-    tenant: Annotated[str | None, typer.Argument(help="Only this customer.")] = None,
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Only this customer.")] = None,
     period: Annotated[str | None, typer.Option(help="A month, UTC: 2026-11. This one by default.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Close the invoices: their bytes never change again.")] = False,
     now: Annotated[bool, typer.Option("--now", help="With --close: a month that still runs, up to now.")] = False,
@@ -27,6 +35,8 @@ def bill(
     json: Json = False,
 ) -> None:
     """Invoices of a month (drafts, unless --close) beside serving cost, training cost and margin."""
+    if context.invoked_subcommand is not None:
+        return
     with open_wheel(project) as wheel:
         invoices = wheel.bill(period, tenant=tenant, close=close, now=now)
         checked = wheel.verify() if verify or close else None
