@@ -44,6 +44,7 @@ from feilun.templates import shipped
 if TYPE_CHECKING:
     from feilun.bill.invoices import Invoice
     from feilun.bill.margin import Margins
+    from feilun.bill.office import Office
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
     from feilun.serve.background import Background
@@ -219,7 +220,14 @@ class Flywheel:
             host=host,
             port=port,
             settings=settings,
+            office_factory=self.office,
         )
+
+    def office(self, store: ArtifactStore | None = None) -> Office:
+        """Billing as a running gateway needs it; ``store`` is the gateway's own connection, this one's by default."""
+        from feilun.bill.office import Office
+
+        return Office(store or self.store, self.bill_settings)
 
     def start(self, *, port: int = 0) -> Background:
         """The same in a process of its own, for notebooks: ``with wheel.start() as gateway: ... gateway.url``."""

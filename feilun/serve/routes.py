@@ -22,6 +22,7 @@ from feilun.errors import AccessError, ConflictError, UnavailableError
 from feilun.serve import bodies, corrections
 from feilun.serve.answering import ROUTE, Answered, Answering, Asked, body_digest
 from feilun.serve.metrics import Metrics
+from feilun.serve.office import Office
 from feilun.serve.problems import RequestError
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
@@ -47,6 +48,7 @@ class Gateway:
     settings: GatewaySettings
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
+    office: Office | None = None  # billing, where whoever started the gateway handed it over
 
 
 def allow(gateway: Gateway, scope: str) -> Callable[[Request], Awaitable[None]]:

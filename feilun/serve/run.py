@@ -16,6 +16,7 @@ from feilun.accounts.terms import Terms
 from feilun.errors import SettingError
 from feilun.serve import logs
 from feilun.serve.app import create_app, make_gateway
+from feilun.serve.office import OfficeFactory
 from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.store.artifacts import ArtifactStore
@@ -47,8 +48,12 @@ def run_gateway(
     host: str = "127.0.0.1",
     port: int = 8080,
     settings: GatewaySettings | None = None,
+    office_factory: OfficeFactory | None = None,
 ) -> None:
     """Answer until told to stop. Several processes may share one database and one folder of artefacts.
+
+    Args:
+        office_factory: makes the billing side; without it the routes of billing are not found and nothing is delivered.
 
     Raises:
         SettingError: the pepper is too short, the address is taken, or the database's URL cannot be used.
@@ -58,7 +63,9 @@ def run_gateway(
     with open_database(database_url) as database:
         chosen = settings or GatewaySettings()
         chosen = replace(chosen, hosts=(*chosen.hosts, f"[{host}]" if ":" in host else host))
-        gateway = make_gateway(ArtifactStore(artifacts, database), pepper, plans, chosen)
+        store = ArtifactStore(artifacts, database)
+        gateway = make_gateway(store, pepper, plans, chosen)
+        gateway.office = office_factory(store) if office_factory else None
         serve(create_app(gateway), gateway, host, port)
 
 
