@@ -90,6 +90,7 @@ keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("budget_nano", BigInteger),  # hard limit of this key for a calendar month (UTC); null means none
     Index("keys_by_tenant", "tenant"),
 )
 
@@ -163,6 +164,8 @@ requests = Table(  # the idempotency row and the hold in one; state moves held -
     Column("inputs", Text),  # per input: keyed digest of its text, so that feedback can be tied to it
     Column("created_at", BigInteger, nullable=False),
     Column("lease_until", BigInteger, nullable=False),
+    Column("key", String(32)),  # whose hold it is
+    Column("held_more", Text),  # units of the meters that have no column, canonical JSON; null where there are none
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint("state in ('held', 'posted', 'released')", name="state_is_known"),
     CheckConstraint("held_inputs >= 0 and held_tokens >= 0", name="hold_is_not_negative"),
@@ -188,6 +191,7 @@ usage = Table(  # append-only: one row for each posted request, in a hash chain 
     Column("sequence", BigInteger, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("more", Text),  # units of the meters that have no column, canonical JSON; null where there are none
     UniqueConstraint("tenant", "sequence"),
     CheckConstraint("inputs >= 0 and tokens >= 0 and compute_ns >= 0", name="usage_is_not_negative"),
     Index("usage_by_time", "tenant", "at"),
@@ -205,7 +209,7 @@ postings = Table(  # append-only: double entry; the amounts of one entry sum to 
     Index("postings_by_account", "account"),
 )
 
-chains = Table(  # one row a tenant, locked by each ledger transaction: its newest usage row and open holds (a cache)
+chains = Table(  # one row a tenant, locked by each ledger transaction: its newest rows and open holds (a cache)
     "chains",
     metadata,
     Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
@@ -215,6 +219,9 @@ chains = Table(  # one row a tenant, locked by each ledger transaction: its newe
     Column("held_requests", BigInteger, nullable=False),
     Column("held_inputs", BigInteger, nullable=False),
     Column("held_tokens", BigInteger, nullable=False),
+    Column("held_more", Text),
+    Column("due_nano", BigInteger, nullable=False, server_default="0"),  # usage that no invoice covers yet
+    Column("events", BigInteger, nullable=False, server_default="0"),  # the newest of its events
     CheckConstraint("held_requests >= 0 and held_inputs >= 0 and held_tokens >= 0", name="open_holds_are_not_negative"),
 )
 
@@ -227,6 +234,42 @@ counters = Table(  # a cache of each month's totals, rebuilt from the ledger
     Column("inputs", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("spent_nano", BigInteger, nullable=False),
+    Column("more", Text),
+)
+
+key_counters = Table(  # a cache of the same for each key
+    "key_counters",
+    metadata,
+    Column("key", String(32), primary_key=True),
+    Column("period", String(7), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("inputs", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("more", Text),
+    Column("spent_nano", BigInteger, nullable=False),
+)
+
+notices = Table(  # append-only: a limit that was nearly or wholly reached, said once
+    "notices",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+    Column("subject", String(64), primary_key=True),  # budget, quota:tokens, key:PUBLIC_ID
+    Column("period", String(7), primary_key=True),
+    Column("percent", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+)
+
+gateways = Table(  # append-only: what each gateway process used of its machine since its row before
+    "gateways",
+    metadata,
+    Column("gateway", String(26), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("cores", Integer, nullable=False),
+    Column("wall_ns", BigInteger, nullable=False),
+    Column("core_ns", BigInteger, nullable=False),  # processor time of the process, all threads
+    Column("load_ns", BigInteger, nullable=False),  # of it: loading and warming releases and adapters
+    Column("at", BigInteger, nullable=False),
+    Index("gateways_by_time", "at"),
 )
 
 invoices = Table(  # append-only: the bytes of a closed invoice never change
@@ -242,7 +285,158 @@ invoices = Table(  # append-only: the bytes of a closed invoice never change
     Column("last_sequence", BigInteger, nullable=False),  # both ends included
     Column("body", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+    Column("first_event", BigInteger),  # of the tenant's events that it covers, both ends included;
+    Column("last_event", BigInteger),  # null on invoices from before there were events
     Index("invoices_by_tenant", "tenant", "period"),
+)
+
+credit_notes = Table(  # append-only: what takes back an invoice, or lines of it
+    "credit_notes",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("number", String(32), nullable=False, unique=True),
+    Column("invoice", String(26), ForeignKey("invoices.id"), nullable=False),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("total_nano", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("credit_notes_by_invoice", "invoice"),
+)
+
+# --- customers' terms ----------------------------------------------------------------------------------------------
+
+profiles = Table(  # append-only: name, address, country, tax id, language of a customer; the newest row holds
+    "profiles",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("profiles_by_tenant", "tenant", "id"),
+)
+
+assignments = Table(  # append-only: which plan a tenant was on from when
+    "assignments",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("plan", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("assignments_by_tenant", "tenant", "at"),
+)
+
+plan_prices = Table(  # append-only: which price version a plan had from when; never from before it was written
+    "plan_prices",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("plan", String(64), nullable=False),
+    Column("version", String(64), ForeignKey("prices.version"), nullable=False),
+    Column("begins_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("plan", "begins_at"),
+)
+
+grants = Table(  # append-only: prepaid credit given to a tenant
+    "grants",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    CheckConstraint("amount_nano > 0", name="grant_is_positive"),
+    Index("grants_by_tenant", "tenant"),
+)
+
+grant_uses = Table(  # append-only: credit that an invoice used, or that expired
+    "grant_uses",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("credit", String(26), ForeignKey("grants.id"), nullable=False),
+    Column("invoice", String(26), ForeignKey("invoices.id")),  # null: expired unused
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    CheckConstraint("amount_nano > 0", name="use_is_positive"),
+    Index("grant_uses_by_grant", "credit"),
+)
+
+redemptions = Table(  # append-only: coupons, with the terms that they had when they were redeemed
+    "redemptions",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("coupon", String(64), nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "coupon"),
+)
+
+# --- usage that other services report ------------------------------------------------------------------------------
+
+events = Table(  # append-only: CloudEvents 1.0, once each by source and id
+    "events",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("identity", LargeBinary(16), nullable=False),  # of source and id: first half of their sha256
+    Column("batch", BigInteger, nullable=False),
+    Column("source", String(255), nullable=False),
+    Column("event", String(255), nullable=False),  # its id
+    Column("meter", String(32), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),  # when it happened; when it came is its batch's
+    CheckConstraint("units >= 0", name="units_are_not_negative"),
+    Index("events_by_identity", "identity", unique=True),
+    Index("events_by_batch", "batch"),
+    sqlite_with_rowid=False,
+)
+
+event_batches = Table(  # append-only: what came in one transaction, in a hash chain
+    "event_batches",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", String(32), nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+# --- what goes out -------------------------------------------------------------------------------------------------
+
+outbox = Table(  # written with what it tells of, delivered later, at least once, with an id that makes it once
+    "outbox",
+    metadata,
+    Column("id", String(64), primary_key=True),  # deterministic: the same thing told twice is the same row
+    Column("kind", String(32), nullable=False),  # webhook, stripe.customer, stripe.invoice, ...
+    Column("subject", String(128), nullable=False),  # what it is about: rows of one subject go out in order
+    Column("payload", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("delivered_at", BigInteger),
+    Column("receipt", Text),  # what the other side called it
+    Column("failure", Text),  # the last one
+    Column("dead_at", BigInteger),  # given up: nobody tries it again until somebody says so
+    Index("outbox_by_due", "delivered_at", "due_at"),
+    Index("outbox_by_subject", "subject", "created_at"),
+)
+
+payments = Table(  # append-only: what the payment service told us
+    "payments",
+    metadata,
+    Column("id", String(128), primary_key=True),  # the service's id of the event, so that each counts once
+    Column("invoice", String(26), ForeignKey("invoices.id")),
+    Column("kind", String(64), nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("happened_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("payments_by_invoice", "invoice"),
 )
 
 # --- feedback and consent ------------------------------------------------------------------------------------------
@@ -277,4 +471,8 @@ consents = Table(  # append-only: the newest row of a contributor and purpose ho
     Index("consents_by_contributor", "tenant", "contributor", "purpose"),
 )
 
-APPEND_ONLY = ("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents")
+APPEND_ONLY = (
+    *("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents", "notices", "gateways"),
+    *("credit_notes", "profiles", "assignments", "plan_prices", "grants", "grant_uses", "redemptions", "events"),
+    *("event_batches", "payments"),
+)

@@ -1,0 +1,285 @@
+ALTER TABLE keys ADD COLUMN budget_nano BIGINT;
+
+ALTER TABLE requests ADD COLUMN "key" VARCHAR(32);
+
+ALTER TABLE requests ADD COLUMN held_more TEXT;
+
+ALTER TABLE usage ADD COLUMN more TEXT;
+
+ALTER TABLE chains ADD COLUMN held_more TEXT;
+
+ALTER TABLE chains ADD COLUMN due_nano BIGINT DEFAULT '0' NOT NULL;
+
+ALTER TABLE chains ADD COLUMN events BIGINT DEFAULT '0' NOT NULL;
+
+ALTER TABLE counters ADD COLUMN more TEXT;
+
+ALTER TABLE invoices ADD COLUMN first_event BIGINT;
+
+ALTER TABLE invoices ADD COLUMN last_event BIGINT;
+
+CREATE TABLE event_batches (
+	number BIGINT NOT NULL,
+	"key" VARCHAR(32) NOT NULL,
+	events BIGINT NOT NULL,
+	previous VARCHAR(64) NOT NULL,
+	hash VARCHAR(64) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (number)
+);
+
+CREATE TABLE gateways (
+	gateway VARCHAR(26) NOT NULL,
+	sequence INTEGER NOT NULL,
+	cores INTEGER NOT NULL,
+	wall_ns BIGINT NOT NULL,
+	core_ns BIGINT NOT NULL,
+	load_ns BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (gateway, sequence)
+);
+
+CREATE INDEX gateways_by_time ON gateways (at);
+
+CREATE TABLE key_counters (
+	"key" VARCHAR(32) NOT NULL,
+	period VARCHAR(7) NOT NULL,
+	requests BIGINT NOT NULL,
+	inputs BIGINT NOT NULL,
+	tokens BIGINT NOT NULL,
+	more TEXT,
+	spent_nano BIGINT NOT NULL,
+	PRIMARY KEY ("key", period)
+);
+
+CREATE TABLE outbox (
+	id VARCHAR(64) NOT NULL,
+	kind VARCHAR(32) NOT NULL,
+	subject VARCHAR(128) NOT NULL,
+	payload TEXT NOT NULL,
+	created_at BIGINT NOT NULL,
+	due_at BIGINT NOT NULL,
+	attempts INTEGER NOT NULL,
+	delivered_at BIGINT,
+	receipt TEXT,
+	failure TEXT,
+	dead_at BIGINT,
+	PRIMARY KEY (id)
+);
+
+CREATE INDEX outbox_by_due ON outbox (delivered_at, due_at);
+
+CREATE INDEX outbox_by_subject ON outbox (subject, created_at);
+
+CREATE TABLE assignments (
+	id VARCHAR(26) NOT NULL,
+	tenant VARCHAR(64) NOT NULL,
+	"plan" VARCHAR(64) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE INDEX assignments_by_tenant ON assignments (tenant, at);
+
+CREATE TABLE events (
+	tenant VARCHAR(64) NOT NULL,
+	sequence BIGINT NOT NULL,
+	identity BLOB NOT NULL,
+	batch BIGINT NOT NULL,
+	source VARCHAR(255) NOT NULL,
+	event VARCHAR(255) NOT NULL,
+	meter VARCHAR(32) NOT NULL,
+	units BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (tenant, sequence),
+	CONSTRAINT units_are_not_negative CHECK (units >= 0),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX events_by_batch ON events (batch);
+
+CREATE UNIQUE INDEX events_by_identity ON events (identity);
+
+CREATE TABLE grants (
+	id VARCHAR(26) NOT NULL,
+	tenant VARCHAR(64) NOT NULL,
+	currency VARCHAR(3) NOT NULL,
+	amount_nano BIGINT NOT NULL,
+	expires_at BIGINT,
+	reason TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT grant_is_positive CHECK (amount_nano > 0),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE INDEX grants_by_tenant ON grants (tenant);
+
+CREATE TABLE notices (
+	tenant VARCHAR(64) NOT NULL,
+	subject VARCHAR(64) NOT NULL,
+	period VARCHAR(7) NOT NULL,
+	percent INTEGER NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (tenant, subject, period, percent),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE TABLE plan_prices (
+	id VARCHAR(26) NOT NULL,
+	"plan" VARCHAR(64) NOT NULL,
+	version VARCHAR(64) NOT NULL,
+	begins_at BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE ("plan", begins_at),
+	FOREIGN KEY(version) REFERENCES prices (version)
+);
+
+CREATE TABLE profiles (
+	id VARCHAR(26) NOT NULL,
+	tenant VARCHAR(64) NOT NULL,
+	body TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE INDEX profiles_by_tenant ON profiles (tenant, id);
+
+CREATE TABLE redemptions (
+	id VARCHAR(26) NOT NULL,
+	tenant VARCHAR(64) NOT NULL,
+	coupon VARCHAR(64) NOT NULL,
+	terms TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE (tenant, coupon),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE TABLE credit_notes (
+	id VARCHAR(26) NOT NULL,
+	number VARCHAR(32) NOT NULL,
+	invoice VARCHAR(26) NOT NULL,
+	tenant VARCHAR(64) NOT NULL,
+	currency VARCHAR(3) NOT NULL,
+	total_nano BIGINT NOT NULL,
+	body TEXT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE (number),
+	FOREIGN KEY(invoice) REFERENCES invoices (id),
+	FOREIGN KEY(tenant) REFERENCES tenants (id)
+);
+
+CREATE INDEX credit_notes_by_invoice ON credit_notes (invoice);
+
+CREATE TABLE grant_uses (
+	id VARCHAR(26) NOT NULL,
+	credit VARCHAR(26) NOT NULL,
+	invoice VARCHAR(26),
+	amount_nano BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT use_is_positive CHECK (amount_nano > 0),
+	FOREIGN KEY(credit) REFERENCES grants (id),
+	FOREIGN KEY(invoice) REFERENCES invoices (id)
+);
+
+CREATE INDEX grant_uses_by_grant ON grant_uses (credit);
+
+CREATE TABLE payments (
+	id VARCHAR(128) NOT NULL,
+	invoice VARCHAR(26),
+	kind VARCHAR(64) NOT NULL,
+	status VARCHAR(32) NOT NULL,
+	amount_nano BIGINT NOT NULL,
+	currency VARCHAR(3) NOT NULL,
+	happened_at BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	FOREIGN KEY(invoice) REFERENCES invoices (id)
+);
+
+CREATE INDEX payments_by_invoice ON payments (invoice);
+
+CREATE TRIGGER event_batches_no_update BEFORE UPDATE ON event_batches
+BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
+
+CREATE TRIGGER event_batches_no_delete BEFORE DELETE ON event_batches
+BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
+
+CREATE TRIGGER gateways_no_update BEFORE UPDATE ON gateways
+BEGIN SELECT RAISE(ABORT, 'gateways is append-only'); END;
+
+CREATE TRIGGER gateways_no_delete BEFORE DELETE ON gateways
+BEGIN SELECT RAISE(ABORT, 'gateways is append-only'); END;
+
+CREATE TRIGGER assignments_no_update BEFORE UPDATE ON assignments
+BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;
+
+CREATE TRIGGER assignments_no_delete BEFORE DELETE ON assignments
+BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;
+
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events
+BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
+
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events
+BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
+
+CREATE TRIGGER grants_no_update BEFORE UPDATE ON grants
+BEGIN SELECT RAISE(ABORT, 'grants is append-only'); END;
+
+CREATE TRIGGER grants_no_delete BEFORE DELETE ON grants
+BEGIN SELECT RAISE(ABORT, 'grants is append-only'); END;
+
+CREATE TRIGGER notices_no_update BEFORE UPDATE ON notices
+BEGIN SELECT RAISE(ABORT, 'notices is append-only'); END;
+
+CREATE TRIGGER notices_no_delete BEFORE DELETE ON notices
+BEGIN SELECT RAISE(ABORT, 'notices is append-only'); END;
+
+CREATE TRIGGER plan_prices_no_update BEFORE UPDATE ON plan_prices
+BEGIN SELECT RAISE(ABORT, 'plan_prices is append-only'); END;
+
+CREATE TRIGGER plan_prices_no_delete BEFORE DELETE ON plan_prices
+BEGIN SELECT RAISE(ABORT, 'plan_prices is append-only'); END;
+
+CREATE TRIGGER profiles_no_update BEFORE UPDATE ON profiles
+BEGIN SELECT RAISE(ABORT, 'profiles is append-only'); END;
+
+CREATE TRIGGER profiles_no_delete BEFORE DELETE ON profiles
+BEGIN SELECT RAISE(ABORT, 'profiles is append-only'); END;
+
+CREATE TRIGGER redemptions_no_update BEFORE UPDATE ON redemptions
+BEGIN SELECT RAISE(ABORT, 'redemptions is append-only'); END;
+
+CREATE TRIGGER redemptions_no_delete BEFORE DELETE ON redemptions
+BEGIN SELECT RAISE(ABORT, 'redemptions is append-only'); END;
+
+CREATE TRIGGER credit_notes_no_update BEFORE UPDATE ON credit_notes
+BEGIN SELECT RAISE(ABORT, 'credit_notes is append-only'); END;
+
+CREATE TRIGGER credit_notes_no_delete BEFORE DELETE ON credit_notes
+BEGIN SELECT RAISE(ABORT, 'credit_notes is append-only'); END;
+
+CREATE TRIGGER grant_uses_no_update BEFORE UPDATE ON grant_uses
+BEGIN SELECT RAISE(ABORT, 'grant_uses is append-only'); END;
+
+CREATE TRIGGER grant_uses_no_delete BEFORE DELETE ON grant_uses
+BEGIN SELECT RAISE(ABORT, 'grant_uses is append-only'); END;
+
+CREATE TRIGGER payments_no_update BEFORE UPDATE ON payments
+BEGIN SELECT RAISE(ABORT, 'payments is append-only'); END;
+
+CREATE TRIGGER payments_no_delete BEFORE DELETE ON payments
+BEGIN SELECT RAISE(ABORT, 'payments is append-only'); END;
+
+UPDATE chains SET due_nano = COALESCE((SELECT SUM(amount_nano) FROM usage WHERE usage.tenant = chains.tenant AND usage.sequence > COALESCE((SELECT MAX(last_sequence) FROM invoices WHERE invoices.tenant = chains.tenant), 0)), 0);
+
+INSERT INTO assignments (id, tenant, plan, at) SELECT SUBSTR('00000000000000000000000000', 1, 26 - LENGTH(CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR))) || CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR), id, plan, created_at FROM tenants;
+
+INSERT INTO key_counters ("key", period, requests, inputs, tokens, spent_nano) SELECT "key", strftime('%Y-%m', at / 1000000, 'unixepoch'), COUNT(*), SUM(inputs), SUM(tokens), SUM(amount_nano) FROM usage GROUP BY "key", strftime('%Y-%m', at / 1000000, 'unixepoch');
