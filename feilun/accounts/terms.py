@@ -1,99 +1,212 @@
 """A plan's terms and what units cost under them: pure functions over integers.
 
-A calendar month (UTC) includes some units of each meter; each unit beyond costs its price. What one request costs is
-therefore the difference that it makes to the month's total, so the amounts of a month's requests always sum to the
-amount of the month, in whatever order and grouping they came.
+A calendar month (UTC) includes some units of each meter; units beyond cost their price, or what the meter's tariff
+says. What one request costs is therefore the difference that it makes to the month's total, so the amounts of a month's
+requests always sum to the amount of the month, in whatever order and grouping they came.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
-from feilun.errors import SettingError, did_you_mean
+from feilun.accounts.tariffs import Kind, Mode, Part, Tariff, Tier
+from feilun.errors import SettingError
 from feilun.store.artifacts import canonical
-from feilun.store.counts import METERS, Counts
-from feilun.store.money import Money, parse_money
+from feilun.store.counts import METERS, MORE_METERS, NAME, Counts
 
-__all__ = ["METERS", "Counts", "Terms", "amount", "parse_terms"]
+__all__ = [
+    "METERS",
+    "MORE_METERS",
+    "Counts",
+    "Kind",
+    "Mode",
+    "Part",
+    "Prorate",
+    "Schedule",
+    "Tariff",
+    "Terms",
+    "Tier",
+    "amount",
+]
+
+Prorate = Literal["changes", "all", "none"]
+WARN_PERCENT = (80, 100)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a plan costs. Amounts are nano-units of ``currency``; a meter that is not named includes and costs 0."""
+    """What one version of a plan costs. Amounts are nano-units of ``currency``; a meter that is not named costs 0.
+
+    ``unit_nano`` is the price of each unit of a meter beyond ``included``; ``tariffs`` stands in its place where a
+    meter has tiers or packages, and counts from the first unit beyond ``included``. ``monthly_nano`` is the fee of a
+    month, ``minimum_nano`` what a month costs at least; ``prorate`` says which parts of a month are charged a part of
+    the fee: those between changes of plan or price ("changes"), these and the first and last month of a tenant
+    ("all"), or no part at all ("none"). ``quota``, ``warn_percent`` and ``prepaid`` are limits and no prices: they do
+    not count for ``version``.
+
+    Raises:
+        SettingError: a meter cannot have that name, has two prices, or a number is negative.
+    """
 
     currency: str
     monthly_nano: int = 0
     included: Mapping[str, int] = field(default_factory=dict)
     unit_nano: Mapping[str, int] = field(default_factory=dict)
+    tariffs: Mapping[str, Tariff] = field(default_factory=dict)
+    minimum_nano: int = 0
+    trial_days: int = 0
+    prorate: Prorate = "changes"
+    quota: Mapping[str, int] = field(default_factory=dict)
+    warn_percent: tuple[int, ...] = WARN_PERCENT
+    prepaid: bool = False
 
     def __post_init__(self) -> None:
-        for name, units in (*self.included.items(), *self.unit_nano.items(), ("monthly", self.monthly_nano)):
-            if name not in METERS and name != "monthly":
-                raise SettingError(
-                    f"'{name}' is not metered",
-                    hint=did_you_mean(name, METERS) or f"meters are {', '.join(METERS)}",
-                )
+        for name in {*self.included, *self.unit_nano, *self.tariffs, *self.quota}:
+            if not NAME.fullmatch(name):
+                raise SettingError(f"'{name[:80]}' cannot be a meter", hint="use a-z, 0-9 and _, at most 32 of them")
+            if name in self.tariffs and self.unit_nano.get(name):
+                raise SettingError(f"'{name}' has two prices", hint="leave out its price or its tiers")
+        amounts = {"monthly": self.monthly_nano, "minimum": self.minimum_nano, "trial_days": self.trial_days}
+        for name, units in (
+            *amounts.items(),
+            *(n for m in (self.included, self.unit_nano, self.quota) for n in m.items()),
+        ):
             if units < 0:
                 raise SettingError(f"{name} cannot be negative")
+        if self.prorate not in get_args(Prorate):
+            raise SettingError(f"prorate cannot be '{self.prorate}'", hint=f"one of {', '.join(get_args(Prorate))}")
+        for name in ("included", "unit_nano"):  # 0 is what a meter has that is not named: equal terms are equal
+            object.__setattr__(self, name, {meter: n for meter, n in getattr(self, name).items() if n})
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Digest of everything that decides an amount; each usage row carries it."""
         return hashlib.sha256(self.as_json().encode()).hexdigest()
 
     def as_json(self) -> str:
-        """Canonical JSON, from which ``from_json`` makes the same terms."""
-        body = {
+        """Canonical JSON, from which ``from_json`` makes the same prices.
+
+        What has its default is left out, so that terms from before there was more keep their version.
+        """
+        body: dict[str, Any] = {
             "currency": self.currency,
             "monthly_nano": self.monthly_nano,
-            "included": {m: self.included.get(m, 0) for m in METERS},
-            "unit_nano": {m: self.unit_nano.get(m, 0) for m in METERS},
+            "included": dict.fromkeys(METERS, 0) | dict(self.included),
+            "unit_nano": dict.fromkeys(METERS, 0) | dict(self.unit_nano),
         }
+        if self.tariffs:
+            body["tariffs"] = {meter: tariff.as_dict() for meter, tariff in self.tariffs.items()}
+        more = {"minimum_nano": (self.minimum_nano, 0), "trial_days": (self.trial_days, 0)}
+        body |= {name: value for name, (value, usual) in more.items() if value != usual}
+        if self.prorate != "changes":
+            body["prorate"] = self.prorate
         return canonical(body).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Terms:
         """Terms as ``as_json`` wrote them."""
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        tariffs = {meter: Tariff.from_dict(tariff) for meter, tariff in values.pop("tariffs", {}).items()}
+        return cls(**values, tariffs=tariffs)
+
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """The meters whose units can cost something, by name."""
+        return tuple(sorted({*self.unit_nano, *self.tariffs}))
+
+    def total(self, units: Counts) -> int:
+        """What a month's units cost, in nano-units, without fee and minimum."""
+        total = 0
+        for meter, nano in self.unit_nano.items():
+            total += nano * max(0, units[meter] - self.included.get(meter, 0))
+        for meter, tariff in self.tariffs.items():
+            total += tariff.total(units[meter] - self.included.get(meter, 0))
+        return total
 
     def amount(self, before: Counts, after: Counts) -> int:
-        """See the function ``amount``."""
-        return amount(self, before, after)
+        """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``.
+
+        It is below 0 where ``after`` reaches a volume tier that makes all units cheaper.
+
+        >>> plan = Terms("USD", included={"requests": 10}, unit_nano={"requests": 800_000})
+        >>> plan.amount(Counts(requests=9), Counts(requests=12))
+        1600000
+        """
+        return self.total(after) - self.total(before)
+
+    def parts(self, meter: str, before: int, after: int) -> list[Part]:
+        """The same for one meter, by price: first what is included, then what is charged.
+
+        The ``exact_nano`` of a meter's parts sum to its share of ``amount``.
+
+        >>> plan = Terms("USD", included={"requests": 10}, unit_nano={"requests": 800_000})
+        >>> [(part.kind, part.units, part.exact_nano) for part in plan.parts("requests", 9, 12)]
+        [('included', 1, 0), ('unit', 2, 1600000)]
+        """
+        free = self.included.get(meter, 0)
+        within = min(after, free) - min(before, free)
+        parts = [Part(0, within, 0, 1, 0, "included")] if within else []
+        earlier, now = max(0, before - free), max(0, after - free)
+        if meter in self.tariffs:
+            parts += self.tariffs[meter].parts(earlier, now)
+        elif now != earlier:
+            nano = self.unit_nano.get(meter, 0)
+            parts.append(Part(0, now - earlier, nano, 1, (now - earlier) * nano, "unit"))
+        return parts
+
+    def ceiling(self, units: Counts) -> int:
+        """The most that requests of these units can cost, whatever other requests come before, between and after.
+
+        ``units.requests`` is into how many requests the units are divided; where it is 0, each unit may come alone.
+
+        >>> Terms("USD", included={"requests": 10}, unit_nano={"requests": 800_000}).ceiling(Counts(requests=2))
+        1600000
+        """
+        simple = sum(nano * units[meter] for meter, nano in self.unit_nano.items())
+        return simple + sum(t.ceiling(units[meter], units.requests) for meter, t in self.tariffs.items())
 
 
 def amount(terms: Terms, before: Counts, after: Counts) -> int:
-    """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``.
-
-    >>> plan = Terms("USD", included={"requests": 10}, unit_nano={"requests": 800_000})
-    >>> amount(plan, Counts(requests=9), Counts(requests=12))
-    1600000
-    """
-    return sum(
-        terms.unit_nano.get(meter, 0)
-        * (max(0, now - terms.included.get(meter, 0)) - max(0, earlier - terms.included.get(meter, 0)))
-        for meter, earlier, now in zip(METERS, before, after, strict=True)
-    )
+    """See ``Terms.amount``."""
+    return terms.amount(before, after)
 
 
-def parse_terms(*, monthly: str, included: Mapping[str, int], overage: Mapping[str, str]) -> Terms:
-    """Terms as a project file writes them: ``monthly = "19.00 USD"``, ``overage = { requests = "0.0008 USD" }``.
+@dataclass(frozen=True)
+class Schedule:
+    """The terms of a plan by the time from which they hold, ascending; in microseconds since 1970, UTC.
 
     Raises:
-        SettingError: not money, a price finer than a nano-unit, two currencies, an unknown meter, a negative number.
+        ValueError: no terms, or times that do not ascend.
+
+    >>> plan = Schedule(((0, Terms("USD", 1)), (100, Terms("USD", 2))))
+    >>> [plan.at(us).monthly_nano for us in (-5, 99, 100)]
+    [1, 1, 2]
     """
-    fee = parse_money(monthly)
-    prices = {meter: _price(price, fee) for meter, price in overage.items()}
-    return Terms(fee.currency, fee.nano, dict(included), prices)
 
+    entries: tuple[tuple[int, Terms], ...]
 
-def _price(text: str, fee: Money) -> int:
-    price = parse_money(text)
-    if price.currency != fee.currency:
-        raise SettingError(
-            f"a plan has one currency, this one has {fee.currency} and {price.currency}",
-            hint="make a second plan for the other currency",
-        )
-    return price.nano
+    def __post_init__(self) -> None:
+        begins = [us for us, _ in self.entries]
+        if not begins or any(later <= earlier for earlier, later in pairwise(begins)):
+            raise ValueError("a schedule has terms, and each begins after the one before")
+
+    @classmethod
+    def always(cls, terms: Terms) -> Schedule:
+        """One version for all time."""
+        return cls(((0, terms),))
+
+    def at(self, us: int) -> Terms:
+        """The terms in force at a moment; before all of them, the first."""
+        return self.entries[max(0, bisect_right(self.entries, us, key=lambda entry: entry[0]) - 1)][1]
+
+    @property
+    def newest(self) -> Terms:
+        """The terms that begin last, be it in the future."""
+        return self.entries[-1][1]

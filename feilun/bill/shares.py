@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from feilun.store.money import half_even
 
-def half_even(numerator: int, denominator: int) -> int:
-    """The integer nearest to ``numerator / denominator``, a tie going to the even one; ``denominator`` is positive.
-
-    >>> [half_even(n, 2) for n in (-3, -1, 1, 3, 4)]
-    [-2, 0, 0, 2, 2]
-    """
-    whole, rest = divmod(numerator, denominator)
-    return whole + (rest * 2 > denominator or (rest * 2 == denominator and whole % 2 == 1))
+__all__ = ["allocate", "half_even"]
 
 
 def allocate(whole: int, weights: Sequence[int]) -> list[int]:

@@ -53,6 +53,16 @@ def minor_digits(currency: str) -> int:
     return _MINOR_DIGITS.get(currency, 2)
 
 
+def half_even(numerator: int, denominator: int) -> int:
+    """The integer nearest to ``numerator / denominator``, a tie going to the even one; ``denominator`` is positive.
+
+    >>> [half_even(n, 2) for n in (-3, -1, 1, 3, 4)]
+    [-2, 0, 0, 2, 2]
+    """
+    whole, rest = divmod(numerator, denominator)
+    return whole + (rest * 2 > denominator or (rest * 2 == denominator and whole % 2 == 1))
+
+
 def round_to_minor(nano: int, currency: str) -> int:
     """Nano-units rounded half to even to the currency's smallest coin, still in nano-units.
 
@@ -60,10 +70,7 @@ def round_to_minor(nano: int, currency: str) -> int:
     [0, 2, 2]
     """
     step: int = 10 ** (9 - minor_digits(currency))
-    whole, rest = divmod(nano, step)
-    if rest * 2 > step or (rest * 2 == step and whole % 2):
-        whole += 1
-    return whole * step
+    return half_even(nano, step) * step
 
 
 def format_money(nano: int, currency: str) -> str:
