@@ -264,9 +264,11 @@ gateways = Table(  # append-only: what each gateway process used of its machine 
     metadata,
     Column("gateway", String(26), primary_key=True),
     Column("sequence", Integer, primary_key=True),
+    Column("machine", String(64), nullable=False),  # gateways of one machine share its cores
     Column("cores", Integer, nullable=False),
     Column("wall_ns", BigInteger, nullable=False),
     Column("core_ns", BigInteger, nullable=False),  # processor time of the process, all threads
+    Column("engine_ns", BigInteger, nullable=False),  # of it: answering requests, those that failed included
     Column("load_ns", BigInteger, nullable=False),  # of it: loading and warming releases and adapters
     Column("at", BigInteger, nullable=False),
     Index("gateways_by_time", "at"),

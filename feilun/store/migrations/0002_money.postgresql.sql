@@ -31,9 +31,11 @@ CREATE TABLE event_batches (
 CREATE TABLE gateways (
 	gateway VARCHAR(26) NOT NULL,
 	sequence INTEGER NOT NULL,
+	machine VARCHAR(64) NOT NULL,
 	cores INTEGER NOT NULL,
 	wall_ns BIGINT NOT NULL,
 	core_ns BIGINT NOT NULL,
+	engine_ns BIGINT NOT NULL,
 	load_ns BIGINT NOT NULL,
 	at BIGINT NOT NULL,
 	PRIMARY KEY (gateway, sequence)
