@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,15 @@ class Invoice:
     at: int
     lines: tuple[Line, ...]
     body: str
+    kind: str = "invoice"
+    state: str = "final"  # draft, grace or final
+    buyer: Mapping[str, str] = field(default_factory=dict)  # name, address, country, tax_id, as they were then
+    seller: Mapping[str, str] = field(default_factory=dict)
+    due_at: int | None = None
+    first_event: int | None = None  # of the tenant's events that it covers, both included
+    last_event: int | None = None
+    credits_nano: int = 0  # sum of the credit lines, not above 0; ``total_nano`` is the sum of all others
+    due_nano: int = 0
 
     @property
     def total(self) -> str:
@@ -170,6 +179,7 @@ def parse(body: str) -> Invoice:
     values = json.loads(body)
     lines = tuple(Line(**line) for line in values.pop("lines"))
     del values["total"]
+    values.setdefault("due_nano", values["total_nano"])  # bodies from before there were credits
     return Invoice(**values, lines=lines, body=body)
 
 
@@ -280,6 +290,8 @@ def _numbered(made: _Draft, number: str) -> Invoice:
         at=made.at,
         lines=lines,
         body="",
+        state="draft" if number == DRAFT else "final",
+        due_nano=sum(line.amount_nano for line in lines),
     )
     values = asdict(invoice) | {"total": invoice.total}
     del values["body"]
