@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from feilun.accounts.terms import METERS, Terms
+from feilun.bill.outgoing_settings import StripeSettings, WebhookSettings
 from feilun.errors import SettingError, did_you_mean
 from feilun.pipeline.steps import Settings
 from feilun.store.money import Money, parse_money, round_to_minor
@@ -82,6 +83,8 @@ class BillSettings(Settings):
 
     core_hour: Price = Money(50_000_000, "USD")
     plans: dict[str, PlanSettings] = Field(default_factory=dict)
+    webhook: WebhookSettings | None = None
+    stripe: StripeSettings | None = None
 
     @model_validator(mode="after")
     def _one_currency(self) -> BillSettings:

@@ -57,7 +57,7 @@ def download(url: str, destination: Path, *, limit: int = LIMIT, permit: Callabl
     """
     import httpx
 
-    transport = _checked_transport(permit)
+    transport = checked_transport(permit, "copy the file into the project and name its path")
     try:
         with (
             httpx.Client(transport=transport, follow_redirects=True, timeout=TIMEOUT_S, trust_env=False) as client,
@@ -78,14 +78,20 @@ def download(url: str, destination: Path, *, limit: int = LIMIT, permit: Callabl
         raise UnavailableError(what, where=url, hint="is this machine online?", code="unreachable") from error
 
 
-def _checked_transport(permit: Callable[[Address], bool]) -> httpx.BaseTransport:
+def checked_transport(permit: Callable[[Address], bool], hint: str) -> httpx.BaseTransport:
+    """A transport for httpx that connects only to the address it has checked, each time anew.
+
+    Args:
+        permit: which addresses may be connected to.
+        hint: what to try where one may not; a request to it raises ProjectError, ``private-address``.
+    """
     import httpx
 
     class Checked(httpx.HTTPTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             host = request.url.host
             port = request.url.port or (443 if request.url.scheme == "https" else 80)
-            address = _resolve(host, port, permit)
+            address = _resolve(host, port, permit, hint)
             request.url = request.url.copy_with(host=address)  # the Host header was set from the name already
             request.extensions = {**request.extensions, "sni_hostname": host}
             response = super().handle_request(request)
@@ -96,7 +102,7 @@ def _checked_transport(permit: Callable[[Address], bool]) -> httpx.BaseTransport
     return Checked(verify=ssl.create_default_context(), limits=httpx.Limits(max_keepalive_connections=0))
 
 
-def _resolve(host: str, port: int, permit: Callable[[Address], bool]) -> str:
+def _resolve(host: str, port: int, permit: Callable[[Address], bool], hint: str) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -107,7 +113,7 @@ def _resolve(host: str, port: int, permit: Callable[[Address], bool]) -> str:
         raise ProjectError(
             f"{host} is not on the public internet",
             where=str(refused[0]),
-            hint="copy the file into the project and name its path",
+            hint=hint,
             code="private-address",
         )
     return str(addresses[0])

@@ -1,15 +1,9 @@
-"""Named places where a fault test can make the gateway die as kill -9 does."""
+"""Where a fault test can make a gateway die as kill -9 does, on the way of a request (see ``feilun.store.crash``)."""
 
 from __future__ import annotations
 
-import os
-import signal
+from feilun.store.crash import VARIABLE, crash_point
 
-VARIABLE = "FEILUN_CRASH_AT"
 POINTS = ("after-hold", "after-inference", "after-commit")
 
-
-def crash_point(name: str) -> None:
-    """Die here, without any clean-up, if the environment says so. Only fault tests set it."""
-    if os.environ.get(VARIABLE) == name:
-        os.kill(os.getpid(), signal.SIGKILL)
+__all__ = ["POINTS", "VARIABLE", "crash_point"]
