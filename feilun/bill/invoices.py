@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, func, insert, select, text
 from ulid import ULID
 
 from feilun.accounts.terms import Terms
-from feilun.bill.rating import Line, bounds, fee_line
+from feilun.bill.rating import Line, fee_line
 from feilun.bill.reading import keep_terms, rate_range, snapshot
 from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, DataError, SettingError, did_you_mean
@@ -27,6 +27,7 @@ from feilun.store.artifacts import canonical
 from feilun.store.database import Database, now_us
 from feilun.store.ledger import receivable
 from feilun.store.money import format_money
+from feilun.store.periods import bounds
 
 DRAFT = "DRAFT"
 FEES = "revenue:fees"
@@ -196,7 +197,7 @@ def _compose(connection: Connection, tenant: str, period: str, settings: BillSet
         raise SettingError(f"{period} has not begun", hint="months are calendar months in UTC")
     first, earlier = _covered(connection, tenant)
     last = _last(connection, tenant, first, chain.sequence, ends)
-    rated = rate_range(connection, tenant, period, first, last)
+    rated = rate_range(connection, tenant, period, (first, last))
     if rated.mismatches:
         row = rated.mismatches[0]
         raise ConflictError(

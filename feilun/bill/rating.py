@@ -1,20 +1,29 @@
 """Usage rows in ledger order to rated lines: pure, so that anybody can rate again what was charged.
 
 A tenant's units of one calendar month (UTC) are counted in ledger order; those beyond what the plan includes are
-charged. Amounts are exact until a line is rounded, once, half to even, to the smallest coin.
+charged by the terms that each row names. Amounts are exact until a line is rounded, once, half to even, to the
+smallest coin.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import NamedTuple
 
-from feilun.accounts.terms import METERS, Counts, Terms
-from feilun.store.ledger import period_of
-from feilun.store.money import format_money, round_to_minor
+from feilun.accounts.terms import METERS, MORE_METERS, Counts, Kind, Part, Tariff, Terms
+from feilun.bill.queries import Rows, Span, units_sql, usage_query
+from feilun.bill.wording import worded
+from feilun.store.money import round_to_minor
+from feilun.store.periods import bounds, period_of
+
+Window = tuple[int, int]  # microseconds since 1970; the second one is not in it
+KINDS = (
+    *("fee", "unused", "included", "usage", "event", "gauge"),  # what is charged, and what the plan includes at 0
+    *("trial", "discount", "minimum", "tax", "credit"),  # what follows from the sum of those
+)
 
 
 class UsageRow(NamedTuple):
@@ -29,31 +38,34 @@ class UsageRow(NamedTuple):
     amount_nano: int
     currency: str
     at: int
+    more: str | None = None  # units of the meters that have no column, canonical JSON
 
 
 @dataclass(frozen=True)
 class Line:
     """One line: what, how much of it, at which price, and the query that counts it again.
 
-    ``kind`` is fee, included (units that the plan's fee covers, at 0) or usage. ``exact_nano`` is before rounding,
-    ``amount_nano`` after; both in nano-units. Sequences are those of the tenant's usage rows, both ends included.
+    ``kind`` is one of ``KINDS``. ``exact_nano`` is before rounding, ``amount_nano`` after; both in nano-units.
+    Sequences are those of the tenant's usage rows, for the kinds event and gauge those of its events, both ends
+    included. ``words`` is what ``wording.py`` makes its text of.
     """
 
-    id: str  # invoice number and line number, empty until it has them
-    kind: str
-    period: str
-    description: str
-    meter: str | None
-    units: int
-    unit_nano: int
-    exact_nano: int
-    amount_nano: int
-    arithmetic: str
-    price_version: str
-    release: str | None
-    first_sequence: int | None
-    last_sequence: int | None
-    query: str | None
+    id: str = ""  # invoice number and line number, empty until it has them
+    kind: str = "usage"
+    period: str = ""
+    description: str = ""
+    meter: str | None = None
+    units: int = 1
+    unit_nano: int = 0
+    exact_nano: int = 0
+    amount_nano: int = 0
+    arithmetic: str = ""
+    price_version: str = ""
+    release: str | None = None
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    query: str | None = None
+    words: Mapping[str, str | int] = field(default_factory=dict)
 
 
 class Mismatch(NamedTuple):
@@ -76,38 +88,122 @@ class Rated:
     currencies: set[str] = field(default_factory=set)
 
 
-def bounds(period: str) -> tuple[int, int]:
-    """First microsecond of the month, and the first of the next.
+class _Price(NamedTuple):
+    meter: str
+    kind: Kind
+    tier: int
+    nano: int
+    per: int
 
-    >>> bounds("2026-11")[0]
-    1793491200000000
-    """
-    year, month = int(period[:4]), int(period[5:7])
-    following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    return (int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 10**6, int(following.timestamp()) * 10**6)
+
+class Sums:
+    """Parts of one source, added up by meter and price."""
+
+    def __init__(self) -> None:
+        self._sums: dict[_Price, list[int]] = {}
+
+    def add(self, meter: str, parts: Iterable[Part], sign: int = 1) -> None:
+        """Add, or with ``sign`` -1 take away, what some of a meter's units cost."""
+        for part in parts:
+            sums = self._sums.setdefault(_Price(meter, part.kind, part.tier, part.nano, part.per), [0, 0])
+            sums[0] += sign * part.units
+            sums[1] += sign * part.exact_nano
+
+    def parts(self) -> Iterator[tuple[str, Part]]:
+        """What is left, meter by meter, of each what is included before what is charged."""
+        for price in sorted(self._sums, key=lambda p: (rank(p.meter), p.kind != "included", p.tier, p.kind)):
+            units, exact = self._sums[price]
+            if units or exact:
+                yield price.meter, Part(price.tier, units, price.nano, price.per, exact, price.kind)
+
+
+def rank(meter: str) -> tuple[int, str]:
+    """The order of meters on an invoice: those of every answer, then the others by name."""
+    known = (*METERS, *MORE_METERS)
+    return (known.index(meter) if meter in known else len(known), meter)
+
+
+def span_of(terms: Terms, meter: str, part: Part) -> Span:
+    """Which of the month's units the price of ``part`` is for."""
+    free = terms.included.get(meter, 0)
+    if part.kind == "included":
+        return Span(free, 0, free)
+    tariff = terms.tariffs.get(meter)
+    if tariff is None or tariff.mode == "package":
+        return Span(free, free, None)
+    low = (tariff.tiers[part.tier - 1].up_to or 0) if part.tier else 0
+    high = tariff.tiers[part.tier].up_to
+    return Span(free, free + low, None if high is None else free + high)
+
+
+def part_line(terms: Terms, meter: str, part: Part, line: Line) -> Line:
+    """``line`` with the units, price, amount and text of ``part``; what is included is told as such."""
+    words = dict(line.words)
+    if part.kind in ("package", "volume", "flat"):
+        words["rate"] = part.kind
+    if part.per != 1:
+        words["per"] = part.per
+    tariff = terms.tariffs.get(meter)
+    if part.kind != "included" and tariff is not None and len(tariff.tiers) > 1:
+        span = span_of(terms, meter, part)
+        words |= {"tier": part.tier + 1, "above": span.above}
+        words |= {} if span.up_to is None else {"up_to": span.up_to}
+    values = {name: getattr(line, name) for name in line.__dataclass_fields__}
+    values |= {"kind": "included" if part.kind == "included" else line.kind, "meter": meter, "units": part.units}
+    values |= {"unit_nano": part.nano, "exact_nano": part.exact_nano, "price_version": terms.version, "words": words}
+    values["amount_nano"] = round_to_minor(part.exact_nano, terms.currency)
+    return worded(Line(**values), terms.currency)
 
 
 @dataclass
 class _Group:
-    """Rows of one month, price version and release: units that the plan includes, and units that it charges."""
+    """Rows of one month, price version and release, within or outside of a trial."""
 
+    terms: Terms
     first: int
     last: int
-    currency: str
-    meters: tuple[tuple[int, int, int], ...]  # those that are shown: place in METERS, units included, price
-    included: list[int] = field(default_factory=lambda: [0] * len(METERS))
-    charged: list[int] = field(default_factory=lambda: [0] * len(METERS))
+    simple: list[tuple[str, int, int]]  # meter, units included, price of each unit beyond
+    tariffs: list[tuple[str, int, Tariff]]
+    begun: dict[str, int]  # the month's units where the present run of consecutive rows began
+    sums: Sums = field(default_factory=Sums)
+    rows: int = 0
 
     @classmethod
     def under(cls, terms: Terms, sequence: int) -> _Group:
-        """An empty group under ``terms``: with the meters that have a price; where none has, with requests at 0."""
-        shown = [meter for meter in METERS if terms.unit_nano.get(meter)] or METERS[:1]
-        meters = ((METERS.index(m), terms.included.get(m, 0), terms.unit_nano.get(m, 0)) for m in shown)
-        return cls(sequence, sequence, terms.currency, tuple(meters))
+        free = terms.included
+        simple = [(meter, free.get(meter, 0), nano) for meter, nano in terms.unit_nano.items()]
+        return cls(terms, sequence, sequence, simple, [(m, free.get(m, 0), t) for m, t in terms.tariffs.items()], {})
+
+    def amount(self, before: Mapping[str, int], after: Mapping[str, int]) -> int:
+        """``Terms.amount`` over plain dictionaries: this runs once for each row of the ledger."""
+        due = 0
+        for meter, free, nano in self.simple:
+            now = after.get(meter, 0)
+            if now > free:
+                due += nano * (now - max(free, before.get(meter, 0)))
+        for meter, free, tariff in self.tariffs:
+            now, earlier = after.get(meter, 0), before.get(meter, 0)
+            if now != earlier:
+                due += tariff.total(now - free) - tariff.total(earlier - free)
+        return due
+
+    def end_run(self, counted: Mapping[str, int]) -> None:
+        """Add what the rows since ``begun`` cost; amounts telescope, so consecutive rows are rated as one."""
+        for meter in self.terms.priced:
+            before, after = self.begun.get(meter, 0), counted.get(meter, 0)
+            if before != after:
+                self.sums.add(meter, self.terms.parts(meter, before, after))
 
 
 def rate(
-    rows: Iterable[UsageRow], terms: Mapping[str, Terms], before: Mapping[str, Counts], tenant: str, period: str
+    rows: Iterable[UsageRow],
+    terms: Mapping[str, Terms],
+    before: Mapping[str, Counts],
+    tenant: str,
+    period: str,
+    *,
+    trial: Window | None = None,
+    dialect: str = "sqlite",
 ) -> Rated:
     """Rate a tenant's rows, in ledger order, for the invoice of ``period``.
 
@@ -117,38 +213,52 @@ def rate(
         before: by month, the units that the tenant had used in it before the first row.
         tenant: for the queries of the lines.
         period: rows of earlier months become adjustment lines.
+        trial: rows of this time are on lines of their own, which say so in their words.
+        dialect: of the database that the queries are for.
     """
     rated = Rated()
-    groups: dict[tuple[str, str, str], _Group] = {}
-    counted: dict[str, Counts] = defaultdict(Counts, before)
-    starts: dict[str, int] = {}
-    month, month_ends = "", 0
+    groups: dict[tuple[str, str, str, bool], _Group] = {}
+    counted: dict[str, dict[str, int]] = defaultdict(dict, {month: dict(counts) for month, counts in before.items()})
+    month, starts, ends = "", 0, 0
+    open_group, open_month = None, ""
     for row in rows:
-        if not (month and starts[month] <= row.at < month_ends):
+        if not starts <= row.at < ends:
             month = period_of(row.at)
-            starts[month], month_ends = bounds(month)
-        group = groups.get((month, row.price_version, row.release))
-        if group is None:
-            group = _Group.under(terms[row.price_version], row.sequence)
-            groups[month, row.price_version, row.release] = group
-        group.last = row.sequence
+            starts, ends = bounds(month)
+        key = (month, row.price_version, row.release, trial is not None and trial[0] <= row.at < trial[1])
         earlier = counted[month]
-        now = counted[month] = Counts(earlier[0] + 1, earlier[1] + row.inputs, earlier[2] + row.tokens)
-        due = 0
-        for i, limit, unit_nano in group.meters:
-            charged = max(0, now[i] - limit) - max(0, earlier[i] - limit)
-            group.charged[i] += charged
-            group.included[i] += now[i] - earlier[i] - charged
-            due += charged * unit_nano
-        if due != row.amount_nano or group.currency != row.currency:
+        now = counted[month] = _plus(earlier, row)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = _Group.under(terms[row.price_version], row.sequence)
+        if group is not open_group:
+            if open_group is not None:
+                open_group.end_run(earlier if open_month == month else counted[open_month])
+            open_group, open_month, group.begun = group, month, earlier
+        group.last = row.sequence
+        group.rows += 1
+        due = group.amount(earlier, now)
+        if due != row.amount_nano or group.terms.currency != row.currency:
             rated.mismatches.append(Mismatch(row.sequence, row.request, row.amount_nano, due))
         rated.stored_nano += row.amount_nano
         rated.rows += 1
         rated.currencies.add(row.currency)
-    for (month, version, release), group in sorted(groups.items(), key=lambda item: (item[0][0], item[1].first)):
-        source = _Source(tenant, month, version, release, group)
-        rated.lines.extend(_lines(source, terms[version], late=month != period))
+    if open_group is not None:
+        open_group.end_run(counted[open_month])
+    for (month, _, release, free), group in sorted(groups.items(), key=lambda item: (item[0][0], item[1].first)):
+        source = _Source(tenant, month, release, trial, free, dialect)
+        rated.lines.extend(_lines(source, group, late=month != period))
     return rated
+
+
+def _plus(counted: Mapping[str, int], row: UsageRow) -> dict[str, int]:
+    now = {**counted, "requests": counted.get("requests", 0) + 1}
+    now["inputs"] = counted.get("inputs", 0) + row.inputs
+    now["tokens"] = counted.get("tokens", 0) + row.tokens
+    if row.more is not None:
+        for meter, units in json.loads(row.more).items():
+            now[meter] = counted.get(meter, 0) + units
+    return now
 
 
 class _Source(NamedTuple):
@@ -156,89 +266,54 @@ class _Source(NamedTuple):
 
     tenant: str
     period: str
-    version: str
     release: str
-    group: _Group
+    trial: Window | None
+    free: bool  # within the trial
+    dialect: str
+
+
+def _lines(source: _Source, group: _Group, *, late: bool) -> Iterator[Line]:
+    parts = list(group.sums.parts())
+    if not parts:  # nothing that they used has a price: the answers are counted, at 0
+        parts = [("requests", Part(0, group.rows, 0, 1, 0, "unit"))]
+    words: dict[str, str | int] = {"late": 1} if late else {}
+    words |= {"trial": 1} if source.free else {}
+    begins, ends = bounds(source.period)
+    touched = source.trial is not None and source.trial[0] < ends and source.trial[1] > begins
+    window = source.trial if touched else None
+    rows = Rows(source.tenant, source.period, group.first, group.last, window, outside=not source.free)
+    for meter, part in parts:
+        counted = (part.kind, _counted(group.terms, meter, part))
+        line = Line(
+            period=source.period,
+            release=source.release,
+            first_sequence=group.first,
+            last_sequence=group.last,
+            query=usage_query(rows, source.release, group.terms.version, units_sql(meter, source.dialect), counted),
+            words=words,
+        )
+        yield part_line(group.terms, meter, part, line)
+
+
+def _counted(terms: Terms, meter: str, part: Part) -> Span:
+    """The units that a line's query counts; a graduated tier is entered once and never left again."""
+    if part.kind == "unit" and meter not in terms.priced:
+        return Span(0, 0, None)
+    span = span_of(terms, meter, part)
+    tariff = terms.tariffs.get(meter)
+    entered = part.kind == "flat" and tariff is not None and tariff.mode == "graduated"
+    return span._replace(up_to=None) if entered else span
 
 
 def fee_line(terms: Terms, plan: str, period: str) -> Line:
-    """The monthly fee of ``plan``; it has no usage and no release."""
-    shown = format_money(terms.monthly_nano, terms.currency)
-    return Line(
-        id="",
+    """The whole monthly fee of ``plan``; it has no usage and no release."""
+    line = Line(
         kind="fee",
         period=period,
-        description=f"Plan {plan}, monthly fee for {period}",
-        meter=None,
-        units=1,
         unit_nano=terms.monthly_nano,
         exact_nano=terms.monthly_nano,
         amount_nano=round_to_minor(terms.monthly_nano, terms.currency),
-        arithmetic=f"1 × {shown}",
         price_version=terms.version,
-        release=None,
-        first_sequence=None,
-        last_sequence=None,
-        query=None,
+        words={"plan": plan},
     )
-
-
-def _lines(source: _Source, terms: Terms, *, late: bool) -> Iterable[Line]:
-    group = source.group
-    for i, _, _ in group.meters:
-        if group.included[i]:
-            yield _line(source, terms, METERS[i], units=group.included[i], included=True, late=late)
-        if group.charged[i]:
-            yield _line(source, terms, METERS[i], units=group.charged[i], included=False, late=late)
-
-
-def _line(source: _Source, terms: Terms, meter: str, *, units: int, included: bool, late: bool) -> Line:
-    unit_nano = 0 if included else terms.unit_nano.get(meter, 0)
-    exact = units * unit_nano
-    rounded = round_to_minor(exact, terms.currency)
-    text = f"{units:,} {meter} × {format_money(unit_nano, terms.currency)} = {format_money(exact, terms.currency)}"
-    if rounded != exact:
-        text += f", rounded {format_money(rounded, terms.currency)}"
-    what = f"{meter.capitalize()} included in the plan" if included else meter.capitalize()
-    when = f"in {source.period} (not invoiced before)" if late else f"in {source.period}"
-    return Line(
-        id="",
-        kind="included" if included else "usage",
-        period=source.period,
-        description=f"{what}, answered by release {source.release[:12]} {when}",
-        meter=meter,
-        units=units,
-        unit_nano=unit_nano,
-        exact_nano=exact,
-        amount_nano=rounded,
-        arithmetic=text,
-        price_version=source.version,
-        release=source.release,
-        first_sequence=source.group.first,
-        last_sequence=source.group.last,
-        query=_query(source, meter, terms.included.get(meter, 0), included=included),
-    )
-
-
-def _query(source: _Source, meter: str, limit: int, *, included: bool) -> str:
-    """SQL, for SQLite and PostgreSQL, that counts the line's units again from the ledger.
-
-    The inner query numbers the month's units in ledger order; the outer one takes what of the line's rows lies beyond
-    what the plan includes (or within it).
-    """
-    unit = "1" if meter == "requests" else meter
-    begins, ends = bounds(source.period)
-    beyond = f"CASE WHEN {{0}} > {limit} THEN {{0}} - {limit} ELSE 0 END"
-    charged = f"({beyond.format('upto')}) - ({beyond.format('(upto - units)')})"
-    counted = f"units - ({charged})" if included else charged
-    return (
-        f"SELECT SUM({counted}) FROM (SELECT sequence, release, price_version, {unit} AS units, "
-        f"SUM({unit}) OVER (ORDER BY sequence) AS upto FROM usage WHERE tenant = '{_quoted(source.tenant)}' "
-        f"AND at >= {begins} AND at < {ends}) AS month "
-        f"WHERE sequence BETWEEN {source.group.first} AND {source.group.last} "
-        f"AND release = '{_quoted(source.release)}' AND price_version = '{_quoted(source.version)}'"
-    )
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+    return worded(line, terms.currency)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from feilun.accounts.terms import Counts, Terms
-from feilun.bill.rating import Rated, UsageRow, bounds, rate
+from feilun.accounts.terms import METERS, Counts, Terms
+from feilun.bill.queries import units_sql
+from feilun.bill.rating import Rated, UsageRow, Window, rate
 from feilun.errors import ConflictError
 from feilun.store import ledger, tables
 from feilun.store.database import Database
+from feilun.store.periods import bounds, period_of
 
 BATCH = 5_000  # rows in memory at once
 
@@ -30,18 +32,29 @@ def snapshot(database: Database) -> Iterator[Connection]:
         yield connection
 
 
-def rate_range(connection: Connection, tenant: str, period: str, first: int, last: int) -> Rated:
-    """Rate a tenant's rows ``first`` to ``last``, both included, for an invoice of ``period``.
+def rate_range(
+    connection: Connection, tenant: str, period: str, span: tuple[int, int], trial: Window | None = None
+) -> Rated:
+    """Rate a tenant's rows from the first to the last of ``span``, both included, for an invoice of ``period``.
+
+    Args:
+        trial: see ``rate``.
 
     Raises:
         ConflictError: a row is missing or was changed, or names terms that are not there.
     """
     usage = tables.usage.c
+    first, last = span
     covered = (usage.tenant == tenant) & usage.sequence.between(first, last)
     earliest, latest = connection.execute(select(func.min(usage.at), func.max(usage.at)).where(covered)).one()
-    before = {} if earliest is None else _counts_before(connection, tenant, first, _months(earliest, latest))
-    terms = _terms(connection, set(connection.execute(select(usage.price_version).where(covered).distinct()).scalars()))
-    return rate(_chained(connection, tenant, first, last), terms, before, tenant, period)
+    versions = set(connection.execute(select(usage.price_version).where(covered).distinct()).scalars())
+    terms = terms_of(connection, versions)
+    priced = {meter for each in terms.values() for meter in each.priced}
+    before = {}
+    if earliest is not None and first > 1:
+        before = {m: _before(connection, tenant, first, m, priced) for m in _months(earliest, latest)}
+    rows = _chained(connection, tenant, first, last)
+    return rate(rows, terms, before, tenant, period, trial=trial, dialect=connection.dialect.name)
 
 
 def keep_terms(connection: Connection, terms: Terms, at: int) -> None:
@@ -80,11 +93,16 @@ def _broken(tenant: str, sequence: int) -> ConflictError:
     )
 
 
-def _terms(connection: Connection, versions: set[str]) -> Mapping[str, Terms]:
-    prices = tables.prices.c
-    found = connection.execute(select(prices.version, prices.terms).where(prices.version.in_(versions)))
+def terms_of(connection: Connection, versions: Iterable[str]) -> Mapping[str, Terms]:
+    """The terms behind price versions.
+
+    Raises:
+        ConflictError: some are missing, or are not what their version says.
+    """
+    prices, wanted = tables.prices.c, set(versions)
+    found = connection.execute(select(prices.version, prices.terms).where(prices.version.in_(wanted)))
     terms = {version: Terms.from_json(text) for version, text in found}
-    for version in sorted(versions):
+    for version in sorted(wanted):
         if version not in terms or terms[version].version != version:
             raise ConflictError(
                 f"the terms of price version {version[:12]} are missing or were changed",
@@ -96,20 +114,18 @@ def _terms(connection: Connection, versions: set[str]) -> Mapping[str, Terms]:
 
 
 def _months(earliest: int, latest: int) -> list[str]:
-    months = [ledger.period_of(earliest)]
-    while months[-1] < ledger.period_of(latest):
-        months.append(ledger.period_of(bounds(months[-1])[1]))
+    months = [period_of(earliest)]
+    while months[-1] < period_of(latest):
+        months.append(period_of(bounds(months[-1])[1]))
     return months
 
 
-def _counts_before(connection: Connection, tenant: str, first: int, months: list[str]) -> dict[str, Counts]:
-    usage = tables.usage.c
-    counts = {}
-    for month in months:
-        begins, ends = bounds(month)
-        query = select(func.count(), func.sum(usage.inputs), func.sum(usage.tokens)).where(
-            usage.tenant == tenant, usage.sequence < first, usage.at >= begins, usage.at < ends
-        )
-        requests, inputs, tokens = connection.execute(query).one()
-        counts[month] = Counts(requests, int(inputs or 0), int(tokens or 0))
-    return counts
+def _before(connection: Connection, tenant: str, first: int, month: str, meters: Iterable[str]) -> Counts:
+    """What a tenant used in a month before its row ``first``, of the meters that are asked for."""
+    begins, ends = bounds(month)
+    dialect = connection.dialect.name
+    wanted = sorted({*METERS, *meters})
+    sums = ", ".join(f"SUM({units_sql(meter, dialect)})" for meter in wanted)
+    query = text(f"SELECT {sums} FROM usage WHERE tenant = :t AND sequence < :first AND at >= :begins AND at < :ends")
+    found = connection.execute(query, {"t": tenant, "first": first, "begins": begins, "ends": ends}).one()
+    return Counts(**{meter: int(units or 0) for meter, units in zip(wanted, found, strict=True)})

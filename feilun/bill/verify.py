@@ -15,8 +15,9 @@ from feilun.bill.reading import rate_range, snapshot
 from feilun.errors import ConflictError
 from feilun.store import audit, tables
 from feilun.store.database import Database
-from feilun.store.ledger import period_of, receivable
+from feilun.store.ledger import receivable
 from feilun.store.money import round_to_minor
+from feilun.store.periods import period_of
 
 _WORDS = ("id", "description", "arithmetic", "query")  # how a line is told, not what it charges
 
@@ -143,7 +144,7 @@ def _rate(
     connection: Connection, tenant: str, period: str, first: int, last: int
 ) -> tuple[tuple[list[Line], int] | None, list[Problem]]:
     try:
-        rated = rate_range(connection, tenant, period, first, last)
+        rated = rate_range(connection, tenant, period, (first, last))
     except ConflictError as error:
         return None, [Problem(error.name, error.where or tenant, error.what)]
     wrong = [

@@ -16,6 +16,7 @@ from feilun.bill.verify import verify
 from feilun.store import ledger, tables
 from feilun.store.artifacts import canonical
 from feilun.store.counts import Counts
+from feilun.store.periods import period_of
 from tests.bill.books import Books, Use, at
 
 
@@ -139,7 +140,7 @@ def test_what_the_real_ledger_wrote_is_invoiced_and_holds(books: Books, settings
         return ledger.capture(connection, held, done, settings.terms, lambda charge: b"{}")[0]
 
     charges = [books.database.write(lambda c, i=i: ask(c, i)) for i in range(5)]
-    month = ledger.period_of(charges[0].at)
+    month = period_of(charges[0].at)
     invoice = invoices.close(books.database, name, month, settings, interim=True)
     assert [(line.kind, line.units) for line in invoice.lines] == [("fee", 1), ("included", 3), ("usage", 2)]
     assert sum(line.exact_nano for line in invoice.lines[1:]) == sum(charge.amount_nano for charge in charges)

@@ -13,12 +13,12 @@ from sqlalchemy.exc import DBAPIError
 
 from feilun.accounts.terms import Terms
 from feilun.bill import invoices
-from feilun.bill.rating import bounds
 from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.errors import AccessError, ConflictError, DataError, SettingError
-from feilun.store import ledger, tables
+from feilun.store import tables
 from feilun.store.database import Database, now_us
+from feilun.store.periods import bounds, period_of
 from tests.bill.books import Books, Use, at
 
 SEPTEMBER, OCTOBER = "2026-09", "2026-10"
@@ -178,7 +178,7 @@ def test_a_month_that_runs_is_invoiced_up_to_now_and_its_fee_is_charged_once(
     tenant = books.tenant()
     with books.database.read() as connection:
         now = now_us(connection)
-    month = ledger.period_of(now)
+    month = period_of(now)
     books.use(tenant, [Use(now - 2)] * 5, terms)
     with pytest.raises(ConflictError, match="still runs"):
         invoices.close(books.database, tenant, month, settings)
@@ -225,7 +225,7 @@ def test_rows_that_come_in_while_an_interim_invoice_is_closed_are_in_exactly_one
     tenant = books.tenant()
     with books.database.read() as connection:
         now = now_us(connection)
-    month = ledger.period_of(now)
+    month = period_of(now)
     closed = []
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(lambda: [books.use(tenant, [Use(now)], terms) for _ in range(30)])

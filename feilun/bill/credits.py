@@ -1,0 +1,180 @@
+"""Prepaid credit: granted to a tenant, used by its invoices, what expires first before all else, and what expired.
+
+A grant, a use and an expiry are rows that never change; what is left of a grant is its amount less its uses. Each is
+posted, so that the books say at any time how much credit tenants still have.
+
+    granted   tenant:T:prepaid -amount   assets:credits   +amount
+    used      tenant:T:prepaid +used     tenant:T:invoiced  -used    (within the invoice's own entry)
+    expired   tenant:T:prepaid +left     revenue:breakage   -left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, insert, select
+from ulid import ULID
+
+from feilun.bill.rating import Line
+from feilun.bill.wording import worded
+from feilun.errors import SettingError
+from feilun.store import ledger, tables
+from feilun.store.database import Database, now_us
+from feilun.store.money import MOST, Money, format_money, round_to_minor
+
+CREDITS = "assets:credits"
+BREAKAGE = "revenue:breakage"
+
+
+@dataclass(frozen=True)
+class Credit:
+    """A grant, and what is left of it. Amounts are nano-units, times microseconds since 1970, UTC."""
+
+    id: str
+    tenant: str
+    currency: str
+    amount_nano: int
+    left_nano: int
+    expires_at: int | None
+    reason: str
+    at: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return vars(self) | {"left": format_money(self.left_nano, self.currency)}
+
+
+def prepaid(tenant: str) -> str:
+    """The account of what a tenant has paid in advance."""
+    return f"tenant:{tenant}:prepaid"
+
+
+def grant(database: Database, tenant: str, money: Money, *, reason: str, expires_at: int | None = None) -> Credit:
+    """Give a tenant prepaid credit.
+
+    Raises:
+        SettingError: nothing, less than nothing or a part of the smallest coin is given, or it has expired already.
+        AccessError: there is no such tenant.
+    """
+    if not 0 < money.nano <= MOST or round_to_minor(*money) != money.nano:
+        raise SettingError(
+            f"'{money}' cannot be granted", where="credit", hint="give whole coins, above 0: '50.00 USD'"
+        )
+    identity = str(ULID())
+
+    def write(connection: Connection) -> Credit:
+        ledger.lock(connection, tenant)
+        now = now_us(connection)
+        if expires_at is not None and expires_at <= now:
+            raise SettingError("this credit would have expired already", where="expires", hint="give a later day")
+        row = {"id": identity, "tenant": tenant, "currency": money.currency, "amount_nano": money.nano}
+        row |= {"expires_at": expires_at, "reason": reason, "at": now}
+        connection.execute(insert(tables.grants).values(row))
+        _post(connection, (identity, money.currency, now), {prepaid(tenant): -money.nano, CREDITS: money.nano})
+        return Credit(**row, left_nano=money.nano)
+
+    return database.write(write, order=tenant)
+
+
+def of_tenant(connection: Connection, tenant: str | None = None) -> list[Credit]:
+    """Grants, of one tenant or of all, with what is left of each; what expires first comes first."""
+    grants, uses = tables.grants.c, tables.grant_uses.c
+    used = select(uses.credit, func.sum(uses.amount_nano).label("used")).group_by(uses.credit).subquery()
+    query: Select[Any] = select(tables.grants, used.c.used).outerjoin(used, used.c.credit == grants.id)
+    if tenant is not None:
+        query = query.where(grants.tenant == tenant)
+    found = [
+        Credit(
+            r.id, r.tenant, r.currency, r.amount_nano, r.amount_nano - int(r.used or 0), r.expires_at, r.reason, r.at
+        )
+        for r in connection.execute(query)
+    ]
+    return sorted(found, key=lambda c: (c.expires_at is None, c.expires_at or 0, c.at, c.id))
+
+
+def cover(credits: Iterable[Credit], due_nano: int, period: str, payable: Callable[[int], int]) -> list[Line]:
+    """Lines that pay for ``due_nano`` out of ``credits``, which are in the order in which they are used up.
+
+    Args:
+        payable: how much of ``due_nano`` was owed before a moment: credit that has expired since pays for no more.
+    """
+    lines: list[Line] = []
+    paid = 0
+    for credit in credits:
+        most = due_nano if credit.expires_at is None else min(due_nano, payable(credit.expires_at))
+        used = min(credit.left_nano, most - paid)
+        if used <= 0:
+            continue
+        paid += used
+        words: dict[str, str | int] = {"grant": credit.id, "had_nano": credit.left_nano}
+        words |= {"reason": credit.reason} if credit.reason else {}
+        words |= {"expires_at": credit.expires_at} if credit.expires_at is not None else {}
+        line = Line(kind="credit", period=period, unit_nano=-used, exact_nano=-used, amount_nano=-used, words=words)
+        lines.append(worded(line, credit.currency))
+    return lines
+
+
+def still_there(connection: Connection, tenant: str, lines: Sequence[Line]) -> bool:
+    """Whether nobody has used up meanwhile what ``lines`` take. The tenant must be locked."""
+    left = {credit.id: credit.left_nano for credit in of_tenant(connection, tenant)}
+    return all(left.get(str(line.words["grant"]), 0) >= -line.amount_nano for line in lines)
+
+
+def use(connection: Connection, lines: Sequence[Line], invoice: str, at: int) -> None:
+    """Write that an invoice used credit; its postings are the invoice's. The tenant must be locked."""
+    rows = [
+        {
+            "id": str(ULID()),
+            "credit": line.words["grant"],
+            "invoice": invoice,
+            "amount_nano": -line.amount_nano,
+            "at": at,
+        }
+        for line in lines
+    ]
+    if rows:
+        connection.execute(insert(tables.grant_uses), rows)
+
+
+def sweep(database: Database, tenant: str) -> int:
+    """Book what is left of a tenant's expired credit as income; nano-units of all currencies are not mixed: a count.
+
+    Credit waits while there is usage from before it expired that no invoice covers yet: it can still pay for that.
+
+    Returns:
+        How many grants were swept.
+    """
+
+    def write(connection: Connection) -> int:
+        ledger.lock(connection, tenant)
+        now = now_us(connection)
+        pending = _earliest_uninvoiced(connection, tenant)
+        expired = [
+            credit
+            for credit in of_tenant(connection, tenant)
+            if credit.left_nano > 0 and credit.expires_at is not None and credit.expires_at <= min(now, pending)
+        ]
+        for credit in expired:
+            identity = str(ULID())
+            row = {"id": identity, "credit": credit.id, "invoice": None, "amount_nano": credit.left_nano, "at": now}
+            connection.execute(insert(tables.grant_uses).values(row))
+            sides = {prepaid(tenant): credit.left_nano, BREAKAGE: -credit.left_nano}
+            _post(connection, (identity, credit.currency, now), sides)
+        return len(expired)
+
+    return database.write(write, order=tenant)
+
+
+def _earliest_uninvoiced(connection: Connection, tenant: str) -> int:
+    usage, invoices = tables.usage.c, tables.invoices.c
+    covered = connection.execute(select(func.max(invoices.last_sequence)).where(invoices.tenant == tenant)).scalar()
+    mine = (usage.tenant == tenant) & (usage.sequence > (covered or 0))
+    found = connection.execute(select(func.min(usage.at)).where(mine)).scalar()
+    return MOST if found is None else int(found)
+
+
+def _post(connection: Connection, entry: tuple[str, str, int], sides: Mapping[str, int]) -> None:
+    shared = dict(zip(("entry", "currency", "at"), entry, strict=True))
+    connection.execute(insert(tables.postings), [shared | {"account": a, "amount_nano": n} for a, n in sides.items()])
