@@ -1,4 +1,4 @@
-"""``[bill.webhook]`` and ``[bill.stripe]``: who is told, and how. Secrets stand in the environment, their names here."""
+"""``[bill.webhook]`` and ``[bill.stripe]``: who is told, and how. Secrets are in the environment, their names here."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def checked_transport(permit: Callable[[Address], bool], hint: str) -> httpx.Bas
     return Checked(verify=ssl.create_default_context(), limits=httpx.Limits(max_keepalive_connections=0))
 
 
-def _resolve(host: str, port: int, permit: Callable[[Address], bool], hint: str) -> str:
+def _resolve(host: str, port: int, permit: Callable[[Address], bool], hint: str | None = None) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
