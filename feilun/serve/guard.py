@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feilun.serve import problems
+from feilun.serve.crash import torn
 from feilun.serve.logs import frames, note
 from feilun.serve.metrics import Metrics
 from feilun.serve.problems import RequestError
@@ -43,6 +44,8 @@ class Guard:
                 status = message["status"]
                 MutableHeaders(scope=message).update(_OWN)
             await send(message)
+            if message["type"] == "http.response.start" and "request" in scope["state"]:  # an answer that was charged
+                await torn("first-byte")
 
         scope.setdefault("state", {})
         try:

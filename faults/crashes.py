@@ -1,0 +1,173 @@
+"""kill -9 of the gateway: at random instants, at named points, and several gateways on one database (cases 1, 2, 13)."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from faults import checks
+from faults.counting import Count, Setup, case
+from faults.house import House, Running, ask, start, wait_until_ready
+from faults.load import Clients, Posted
+from feilun.serve.crash import POINTS, VARIABLE
+
+CLIENTS = 32
+IMPATIENT = 4  # of them: these give up at the first broken connection
+A_ROUND = 25  # kills on one database before everything is checked
+LEASE = {"lease_s": 1.0}
+TENANTS = {"globex": "starter", "initech": "metered"}
+
+
+@dataclass
+class Fleet:
+    """Gateways on one database, and where clients find them."""
+
+    house: House
+    options: dict[str, Any] = field(default_factory=dict)
+    running: list[Running] = field(default_factory=list)
+    bases: list[str] = field(default_factory=list)
+
+    def grow(self, environment: dict[str, str] | None = None, *, wait: bool = True) -> Running:
+        """One more."""
+        one = start(self.house, environment=environment, wait=wait, **LEASE, **self.options)
+        self.running.append(one)
+        self.bases.append(one.base)
+        return one
+
+    def bury(self, one: Running) -> None:
+        """kill -9, where it still lives; clients learn of it afterwards."""
+        one.kill()
+        self.running.remove(one)
+        self.bases.remove(one.base)
+
+
+@contextmanager
+def fleet(house: House, size: int, **options: Any) -> Iterator[Fleet]:
+    """``size`` gateways, killed at the end."""
+    made = Fleet(house, options)
+    try:
+        for _ in range(size):
+            made.grow(wait=False)
+        for one in made.running:
+            wait_until_ready(one)
+        yield made
+    finally:
+        for one in list(made.running):
+            made.bury(one)
+
+
+@contextmanager
+def crowd(house: House, bases: list[str], seed: int) -> Iterator[list[Clients]]:
+    """32 clients of three tenants at work, some of them without patience; what these gave up is asked for at the end."""
+    for name, plan in TENANTS.items():
+        if name not in house.tokens:
+            house.tenant(name, plan=plan)
+    tokens = list(house.tokens.values())
+    patient = Clients(bases, tokens)
+    impatient = Clients(bases, tokens, retry=False, prefix="once")
+    with patient.at_work(CLIENTS - IMPATIENT, seed), impatient.at_work(IMPATIENT, seed + CLIENTS):
+        yield [patient, impatient]
+    impatient.ask_again()
+
+
+def random_round(setup: Setup, kills: int, seed: int, **options: Any) -> tuple[list[str], int]:
+    """``kills`` of gateways in turn while two others live; what is broken, and how many answers were read."""
+    chance = random.Random(seed)
+    with setup.house() as house, fleet(house, 3, **options) as gateways:
+        posted, changes = Posted(house.database), list[str]()
+        with crowd(house, gateways.bases, seed) as crowds:
+            for number in range(kills):
+                time.sleep(chance.uniform(0.0, 0.3))
+                gateways.bury(chance.choice(gateways.running))
+                newest = gateways.grow(wait=False)
+                if chance.random() < 0.1:  # a death while it starts
+                    time.sleep(chance.uniform(0.0, 0.15))
+                    gateways.bury(newest)
+                    newest = gateways.grow(wait=False)
+                wait_until_ready(newest)
+                if number % 5 == 0:
+                    changes += posted.changed()
+        changes += posted.changed()
+        broken = changes + checks.everything(house, *crowds)
+        lost = crowds[0].lost
+        return broken + ([f"{lost} patient clients were never answered"] if lost else []), sum(
+            len(c.answers) for c in crowds
+        )
+
+
+def point_round(setup: Setup, point: str, kills: int, seed: int) -> tuple[list[str], int]:
+    """``kills`` of a gateway at its n-th passage through ``point``, while another lives."""
+    chance = random.Random(seed)
+    with setup.house() as house, fleet(house, 1) as gateways:
+        posted, changes, late = Posted(house.database), list[str](), 0
+        with crowd(house, gateways.bases, seed) as crowds:
+            for _ in range(kills):
+                doomed = gateways.grow({VARIABLE: f"{point}:{chance.randint(1, 12)}"})
+                if doomed.process.wait(30) != -9:
+                    changes.append(f"a gateway ended otherwise than by the crash point {point}")
+                gateways.bury(doomed)
+        changes += posted.changed()
+        broken = changes + checks.everything(house, *crowds)
+        late = crowds[0].lost
+        return broken + ([f"{late} patient clients were never answered"] if late else []), sum(
+            len(c.answers) for c in crowds
+        )
+
+
+@case(1, "kill -9 of the gateway at random instants under 32 clients")
+def random_kills(setup: Setup) -> Count:
+    """Rounds of kills, each on a database of its own; then the planted bugs, with the same checks."""
+    count, answers = Count(), 0
+    left = setup.kills
+    while left > 0:
+        kills = min(A_ROUND, left)
+        broken, answered = random_round(setup, kills, setup.seed + left)
+        count.trial(broken, kills)
+        answers += answered
+        left -= kills
+    count.notes.append(f"{answers} answers were read; a kill may also fall into a gateway's start")
+    for bug, words in CONTROLS.items():
+        broken, _ = random_round(setup, 6, setup.seed, planted=bug)
+        count.controls[bug] = any(words in b for b in broken)
+    return count
+
+
+CONTROLS = {
+    "commit-after-the-answer": "is not posted",
+    "lost-hold": "holds",
+    "mispriced-row": "I5",
+}
+
+
+@case(2, "kill -9 of the gateway at each named crash point under 32 clients")
+def named_kills(setup: Setup) -> Count:
+    """A share of the kills for each point that requests pass."""
+    count = Count()
+    each = max(2, setup.kills // 20)
+    for number, point in enumerate(POINTS):
+        broken, answers = point_round(setup, point, each, setup.seed + number)
+        count.trial([f"{point}: {b}" for b in broken], each)
+        count.notes.append(f"{point}: {each} kills, {answers} answers")
+    return count
+
+
+@case(13, "two and four gateways on one database under 32 clients: no 500, nothing lost or doubled")
+def together(setup: Setup) -> Count:
+    """Each answered request is a trial."""
+    count = Count()
+    for size in (2, 4):
+        with setup.house() as house, fleet(house, size) as gateways:
+            with crowd(house, gateways.bases, setup.seed + size) as crowds:
+                time.sleep(setup.times(20, 4))
+            logs = "".join(one.log.read_text() for one in gateways.running)
+            broken = checks.everything(house, *crowds)
+            broken += ["a gateway met something unexpected"] if '"unexpected"' in logs else []
+            count.trial(broken, sum(len(c.answers) for c in crowds))
+            refused = sum((c.refused for c in crowds), start=type(crowds[0].refused)())
+            count.notes.append(f"{size} gateways: refused {dict(refused)}")
+    return count

@@ -1,0 +1,136 @@
+"""The gateway in a process of its own, as ``feilun serve`` runs it; or with planted bugs (no product file has them)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+from starlette.requests import Request
+
+from feilun.serve import answering, routes
+from feilun.serve.answering import Answered, Answering
+from feilun.serve.run import run_gateway
+from feilun.serve.settings import GatewaySettings
+from feilun.store import ledger, tables
+from feilun.store.counts import Counts
+from feilun.store.database import now_us
+from faults.house import PEPPER, PLANS
+
+honest = Answering._settle
+late: set[asyncio.Task[Any]] = set()
+
+
+async def commit_after_the_answer(self: Answering, work: Any, hold: ledger.Hold, scored: Any) -> Answered:
+    """The positive control: answers leave while their commit still waits."""
+
+    async def later() -> None:
+        await asyncio.sleep(0.1)
+        await honest(self, work, hold, scored)
+
+    task = asyncio.ensure_future(later())
+    late.add(task)
+    charge = ledger.Charge(hold.request, PLANS["metered"].amount(Counts(), work.units), "USD", 0, 0)
+    body = answering._render(work, list(answering._results(work.loaded, scored)), charge)
+    return Answered(hold.request, body)
+
+
+def deduplicate_outside_the_transaction() -> None:
+    """The positive control of case 7: look first, then hold under a key that is never the same."""
+    hold = ledger.hold
+
+    def careless(connection: Any, ask: ledger.Ask, plans: ledger.Plans, holder: str) -> Any:
+        return hold(connection, replace(ask, idempotency_key=holder), plans, holder)
+
+    async def nobody_waits(self: Answering, mine: tuple[str, str]) -> None:
+        self._working = {}
+
+    ledger.hold = careless
+    Answering._wait_for = nobody_waits
+
+
+def authorise_by_prefix() -> None:
+    """The positive control of case 29: who asks is checked where the path looks private."""
+    allow = routes.allow
+
+    def by_prefix(gateway: Any, scope: str) -> Any:
+        honest = allow(gateway, scope)
+
+        async def authorise(request: Request) -> None:
+            if request.url.path.startswith("/v1/"):
+                await honest(request)
+
+        return authorise
+
+    routes.allow = by_prefix
+
+
+def lose_holds() -> None:
+    """A positive control: a hold whose lease ended is given back, and the tenant's open holds still count it."""
+
+    def careless(connection: Any, tenant: str) -> int:
+        table = tables.requests
+        ended = (table.c.tenant == tenant) & (table.c.state == "held") & (table.c.lease_until <= now_us(connection))
+        return int(connection.execute(update(table).where(ended).values(state="released")).rowcount)
+
+    ledger.reap = careless
+
+
+class _Dearer:
+    """Terms that charge one nano-unit too much."""
+
+    def __init__(self, terms: Any) -> None:
+        self._terms = terms
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._terms, name)
+
+    def amount(self, before: Counts, after: Counts) -> int:
+        return int(self._terms.amount(before, after)) + 1
+
+
+def misprice() -> None:
+    """A positive control: answer, row and postings agree with each other, and not with the terms that they name."""
+    capture = ledger.capture
+
+    def dearer(connection: Any, held: Any, done: Any, plans: Any, *more: Any, **named: Any) -> Any:
+        return capture(connection, held, done, lambda name: _Dearer(plans(name)), *more, **named)
+
+    ledger.capture = dearer
+
+
+def plant(bug: str | None) -> None:
+    if bug == "commit-after-the-answer":
+        Answering._settle = commit_after_the_answer
+    elif bug == "deduplicate-outside-the-transaction":
+        deduplicate_outside_the_transaction()
+    elif bug == "authorise-by-prefix":
+        authorise_by_prefix()
+    elif bug == "lost-hold":
+        lose_holds()
+    elif bug == "mispriced-row":
+        misprice()
+    elif bug is not None:
+        raise ValueError(f"no such bug: {bug}")
+
+
+def run(told: dict[str, Any]) -> None:
+    """Answer until told to stop: ``url``, ``artifacts``, ``port`` and ``options`` (of GatewaySettings, or planted)."""
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
+    plant(options.pop("planted", None))
+    run_gateway(
+        told["url"],
+        Path(told["artifacts"]),
+        pepper=PEPPER,
+        plans=PLANS,
+        port=told["port"],
+        settings=GatewaySettings(**options),
+    )
+
+
+if __name__ == "__main__":
+    run(json.loads(sys.argv[1]))

@@ -1,0 +1,213 @@
+"""A small house to serve from: a real OpenVINO model of a few hundred weights, releases, tenants and keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from faults.nursery import ROOT, Child, Nursery
+from feilun.accounts import keys, tenants
+from feilun.accounts.terms import Terms
+from feilun.pipeline.kinds import Model, Release
+from feilun.pipeline.steps import Workspace
+from feilun.serve.settings import ServeSettings
+from feilun.serve.step import serve
+from feilun.store import releases
+from feilun.store.artifacts import ArtifactStore
+from feilun.store.database import Database
+from feilun.store.migrations import open_database
+
+PEPPER = b"a pepper of more than thirty-two bytes"
+TEXT = "good bad fine film plot ending dull bright slow sharp we like it not at all . ! this is"
+WORDS = TEXT.split()
+LABELS = ("negative", "neutral", "positive")
+CONTEXT = 32
+PLANS = {
+    "metered": Terms("USD", unit_nano={"requests": 1_000_000, "tokens": 10}),
+    "starter": Terms("USD", 19 * 10**9, {"requests": 5}, {"requests": 800_000}),
+    "tens": Terms("USD", unit_nano={"requests": 10**9}),
+}
+
+
+def build_model(folder: Path, seed: int) -> None:
+    """Bag of words: embed, mean over the mask, softmax. Another seed answers otherwise."""
+    import openvino
+    from openvino import opset13 as ops
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    table = random.normal(0, 3, (len(WORDS) + 2, len(LABELS))).astype(np.float32)
+    ids = ops.parameter([-1, -1], np.int64, name="input_ids")
+    mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
+    weight = ops.unsqueeze(ops.convert(mask, "f32"), ops.constant([2]))
+    rows = ops.multiply(ops.gather(ops.constant(table), ids, ops.constant(0)), weight)
+    one = ops.constant([1])
+    mean = ops.divide(ops.reduce_sum(rows, one), ops.reduce_sum(weight, one))
+    scores = ops.softmax(mean, 1)
+    openvino.save_model(openvino.Model([scores], [ids, mask], "words"), folder / "model.xml", compress_to_fp16=False)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[UNK]", *WORDS])}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(CONTEXT)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"id2label": {str(i): label for i, label in enumerate(LABELS)}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def make_release(store: ArtifactStore, work: Path, seed: int, name: str = "reviews") -> Release:
+    """A model and the release that the step makes of it, registered but not promoted."""
+    build_model(work / f"model-{seed}", seed)
+    facts = {"format": "openvino", "task": "classify", "labels": list(LABELS), "context": CONTEXT}
+    model = store.add(Model, work / f"model-{seed}", parents=[], facts=facts)
+    folder, scratch = work / f"release-{seed}", work / f"scratch-{seed}"
+    folder.mkdir()
+    scratch.mkdir()
+    probes = tuple(" ".join(WORDS[i : i + 4]) for i in range(0, 16, 2))
+    release = serve(model, (), ServeSettings(name=name, probes=probes), Workspace(store, folder, scratch))
+    releases.register(store.database, release)
+    return release
+
+
+@dataclass
+class House:
+    """Everything that a gateway needs, and the keys to ask it with."""
+
+    url: str
+    folder: Path
+    database: Database
+    store: ArtifactStore
+    release: Release
+    tokens: dict[str, str] = field(default_factory=dict)
+    nursery: Nursery | None = None  # where there is one, gateways are forked from it
+
+    def tenant(self, name: str, *, plan: str = "metered", budget_nano: int | None = None) -> str:
+        """A tenant with a key; returns the token."""
+        tenants.create(self.database, name, plan=plan, budget_nano=budget_nano)
+        self.tokens[name] = keys.create(self.database, PEPPER, name).token
+        return self.tokens[name]
+
+
+@contextmanager
+def open_house(url: str, folder: Path, nursery: Nursery | None = None) -> Iterator[House]:
+    """A database and a store with one promoted release, seed 1, of ``reviews``; tenant acme has a key."""
+    with open_database(url) as database:
+        store = ArtifactStore(folder / "artifacts", database)
+        release = make_release(store, folder, 1)
+        releases.promote(database, "reviews", release.digest, expected_version=0, reason="first")
+        house = House(url, folder, database, store, release, nursery=nursery)
+        house.tenant("acme")
+        yield house
+
+
+@dataclass
+class Running:
+    """A gateway process."""
+
+    process: subprocess.Popen[bytes] | Child
+    base: str
+    log: Path
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and wait."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def start(
+    house: House,
+    *,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    wait: bool = True,
+    **options: Any,
+) -> Running:
+    """A real uvicorn in a process of its own; ``options`` are fields of GatewaySettings, or planted="..."."""
+    port = port or free_port()
+    log = house.folder / f"gateway-{port}.log"
+    told = {"url": house.url, "artifacts": str(house.folder / "artifacts"), "port": port, "options": options}
+    process: subprocess.Popen[bytes] | Child
+    if house.nursery is not None:
+        process = house.nursery.fork(told, log, environment)
+    else:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "faults.gateway", json.dumps(told)],
+                env={**os.environ, **(environment or {})},
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+    running = Running(process, f"http://127.0.0.1:{port}", log)
+    if wait:
+        wait_until_ready(running)
+    return running
+
+
+def wait_until_ready(running: Running, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and running.process.poll() is None:
+        try:
+            if HTTP.get(running.base + "/readyz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError(f"the gateway did not become ready:\n{running.log.read_text()[-3000:]}")
+
+
+@contextmanager
+def gateway(house: House, **options: Any) -> Iterator[Running]:
+    """A running gateway, killed at the end."""
+    running = start(house, **options)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.kill()
+
+
+HTTP = httpx.Client(
+    verify=False, timeout=30
+)  # one for all: a new one loads certificates, which takes longer than asking
+
+
+def ask(running: Running, token: str, text: str | list[str] = "good film", **more: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {token}", **more.pop("headers", {})}
+    return HTTP.post(running.base + "/v1/classify", json={"model": "reviews", "input": text} | more, headers=headers)
+
+
+def damage(path: Path) -> None:
+    """Flip one byte in the middle of a file."""
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(bytes(body))
+
+
+def copy_of(house: House, folder: Path) -> Path:
+    return Path(shutil.copytree(house.folder / "artifacts", folder))
