@@ -1,39 +1,9 @@
-"""Named places where a fault test can make the gateway die as kill -9 does."""
+"""Where a fault test can make a gateway die as kill -9 does, on the way of a request (see ``feilun.store.crash``)."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-from collections import Counter
+from feilun.store.crash import VARIABLE, crash_point, torn
 
-VARIABLE = "FEILUN_CRASH_AT"
 POINTS = ("after-hold", "after-inference", "after-commit", "first-byte")
-_passed: Counter[str] = Counter()
 
-
-def crash_point(name: str) -> None:
-    """Die here, without any clean-up, if the environment says so. Only fault tests set it.
-
-    The variable is a name, or a name and how often it is passed first: ``after-commit:3`` dies at the third passage.
-    """
-    if _is_time(name):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-async def torn(name: str) -> None:
-    """As ``crash_point``, once the event loop has sent what was written before: the caller has a part of the answer."""
-    if _is_time(name):
-        await asyncio.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _is_time(name: str) -> bool:
-    told = os.environ.get(VARIABLE)
-    if told is None:
-        return False
-    point, _, passage = told.partition(":")
-    if point != name:
-        return False
-    _passed[name] += 1
-    return _passed[name] >= int(passage or 1)
+__all__ = ["POINTS", "VARIABLE", "crash_point", "torn"]
