@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from feilun.errors import ArtifactError
 from feilun.models import tokens
+from feilun.models.threads import ENGINE, named
 
 
 class Engine:
@@ -75,8 +76,9 @@ def load(folder: Path, *, threads: int = 2, streams: int = 1) -> Engine:
         properties.hint.enable_cpu_pinning: False,  # the gateway's own threads share these cores
     }
     try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(place), "CPU", settings)
+        with named(ENGINE):  # its own threads keep the name
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(place), "CPU", settings)
     except RuntimeError as error:
         raise ArtifactError(
             "OpenVINO cannot load the model", where=str(place), hint=str(error).strip().splitlines()[-1]

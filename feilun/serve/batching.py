@@ -1,15 +1,14 @@
 """Concurrent requests share runs of the engine.
 
 What waits is taken in order up to a budget of tokens, for one engine at a time; the engine itself sorts rows by length.
-The processor time of a run is shared among its rows by their tokens. It is the time of the whole process while the
-engine runs (CLOCK_PROCESS_CPUTIME_ID), over all its threads: core-nanoseconds that were really used, which a busy
-machine does not inflate as it would wall time times threads, and which include what the gateway itself did meanwhile.
+The processor time of a run is shared among its rows by their tokens. It is that of the engine's threads
+(``feilun.serve.spending``): core-nanoseconds that were really used, which a busy machine does not inflate as it would
+wall time times threads, and without what the gateway itself did meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from feilun.models import threads
+from feilun.serve.spending import Spending
 
 
 class Engine(Protocol):
@@ -55,10 +57,11 @@ class _Job:
 class Batcher:
     """One thread that runs engines, fed by the event loop."""
 
-    def __init__(self, batch_tokens: int) -> None:
+    def __init__(self, batch_tokens: int, spending: Spending | None = None) -> None:
+        self.spending = spending or Spending()
         self._budget = batch_tokens
         self._waiting: deque[_Job] = deque()
-        self._thread = ThreadPoolExecutor(1, "feilun-engine")
+        self._thread = ThreadPoolExecutor(1, threads.ENGINE, threads.rename, (threads.ENGINE,))
         self._task: asyncio.Task[None] | None = None
         self.batches = 0
 
@@ -81,7 +84,7 @@ class Batcher:
             batch = self._take()
             rows = [row for _, part in batch for row in part]
             try:
-                scores, spent = await loop.run_in_executor(self._thread, _timed, batch[0][0].engine, rows)
+                scores, spent = await loop.run_in_executor(self._thread, self._timed, batch[0][0].engine, rows)
             except Exception as error:  # noqa: BLE001 - whatever the engine raised belongs to those who wait for it
                 self._fail([job for job, _ in batch], error)
                 continue
@@ -107,18 +110,23 @@ class Batcher:
     def _share(
         self, batch: list[tuple[_Job, Sequence[Sequence[int]]]], scores: NDArray[np.float32], spent: int
     ) -> None:
-        total = sum(len(row) for _, part in batch for row in part) or 1
+        total = sum(_weight(ids) for _, part in batch for ids in part)
         row = tokens = charged = 0
         for job, part in batch:
             job.scores.extend(scores[row : row + len(part)])
             row += len(part)
-            tokens += sum(len(ids) for ids in part)
+            tokens += sum(_weight(ids) for ids in part)
             job.compute_ns += spent * tokens // total - charged  # the shares sum to what was spent
             charged = spent * tokens // total
             if len(job.scores) == len(job.rows):
                 self._waiting.remove(job)
                 if not job.future.done():
                     job.future.set_result(Scored(np.stack(job.scores), job.compute_ns))
+
+    def _timed(self, engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], int]:
+        with self.spending.work() as work:
+            scores = engine.run(rows)
+        return scores, work.ns
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:
         for job in jobs:
@@ -127,7 +135,6 @@ class Batcher:
                 job.future.set_exception(error)
 
 
-def _timed(engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], int]:
-    begun = time.process_time_ns()
-    scores = engine.run(rows)
-    return scores, time.process_time_ns() - begun
+def _weight(ids: Sequence[int]) -> int:
+    """A row's work; one without tokens is run all the same."""
+    return len(ids) or 1

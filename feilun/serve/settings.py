@@ -42,6 +42,7 @@ class GatewaySettings:
     wait_s: float = 10.0  # how long a duplicate waits for the first one
     poll_s: float = 0.25  # how often release pointers are read
     grace_s: float = 20.0  # how long requests in flight may take after SIGTERM
+    sample_s: float = 10.0  # how often what the process used of its machine is written down
     batch_tokens: int = 2_048  # tokens in one run of the engine
     threads: int = 2  # processor threads of the engine
     probe_tolerance: float = 0.02  # how far a probe's score may be from the release's: other processors round otherwise

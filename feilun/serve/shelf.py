@@ -20,6 +20,7 @@ from feilun.serve import release
 from feilun.serve.batching import Engine
 from feilun.serve.logs import note
 from feilun.serve.settings import GatewaySettings
+from feilun.serve.spending import Spending
 from feilun.store import releases, tables
 from feilun.store.artifacts import ArtifactStore
 
@@ -44,7 +45,8 @@ class Loaded:
 class Shelf:
     """Name -> loaded release."""
 
-    def __init__(self, store: ArtifactStore, settings: GatewaySettings) -> None:
+    def __init__(self, store: ArtifactStore, settings: GatewaySettings, spending: Spending | None = None) -> None:
+        self.spending = spending or Spending()
         self.loaded: dict[str, Loaded] = {}
         self.failed: dict[str, tuple[str, float]] = {}  # digest -> (what was wrong, when)
         self.failures = 0
@@ -89,7 +91,8 @@ class Shelf:
 
     def _swap(self, pointer: releases.Pointer) -> None:
         try:
-            self.loaded[pointer.name] = self._load(pointer)
+            with self.spending.work(loads=True):
+                self.loaded[pointer.name] = self._load(pointer)
         except UnavailableError:
             raise
         except FeilunError as error:
