@@ -17,7 +17,7 @@ from feilun.pipeline.steps import Settings
 from feilun.store.money import parse_money
 
 MEASURED: Final = "measured"
-Measured = Literal["measured"]
+AsMeasured = Literal["measured"]
 _PARTS = ("low", "likely", "high")
 
 
@@ -57,7 +57,7 @@ def _assumption(least: float, most: float, *, measurable: bool) -> tuple[PlainVa
             raise ValueError(f"it is a number from {least:g} to {most:g}")
         return float(value)
 
-    def read(value: Any) -> Range | Measured:
+    def read(value: Any) -> Range | AsMeasured:
         if isinstance(value, Range):
             return value
         if isinstance(value, str):
@@ -69,11 +69,11 @@ def _assumption(least: float, most: float, *, measurable: bool) -> tuple[PlainVa
     return PlainValidator(read), PlainSerializer(_plain)
 
 
-def _plain(value: Range | MoneyRange | Measured) -> Any:
+def _plain(value: Range | MoneyRange | AsMeasured) -> Any:
     return value if isinstance(value, str) else value._asdict()
 
 
-def _amount(value: Any) -> MoneyRange | Measured:
+def _amount(value: Any) -> MoneyRange | AsMeasured:
     if isinstance(value, MoneyRange):
         return value
     if value == MEASURED:
@@ -106,8 +106,8 @@ _MOST = 1e12
 Number = Annotated[Range, *_assumption(0, _MOST, measurable=False)]
 Percent = Annotated[Range, *_assumption(0, 100, measurable=False)]
 Growth = Annotated[Range, *_assumption(-100, 1_000, measurable=False)]
-Measurable = Annotated[Range | Measured, *_assumption(0, _MOST, measurable=True)]
-Amount = Annotated[MoneyRange | Measured, PlainValidator(_amount), PlainSerializer(_plain)]
+Measurable = Annotated[Range | AsMeasured, *_assumption(0, _MOST, measurable=True)]
+Amount = Annotated[MoneyRange | AsMeasured, PlainValidator(_amount), PlainSerializer(_plain)]
 Plans = Annotated[dict[str, Annotated[int, Field(ge=1, strict=True)]], BeforeValidator(_plans), Field(min_length=1)]
 
 
@@ -122,7 +122,7 @@ class ForecastSettings(Settings):
     churn_percent: Percent  # of the customers of a month, gone in the next
     requests_per_customer: Measurable  # in a month
     usage_growth_percent: Growth = Range(0, 0, 0)  # of requests per customer, each month over the month before
-    usage_spread: tuple[Annotated[int, Field(ge=0)], ...] | Measured = (1,)  # relative sizes of equally many customers
+    usage_spread: tuple[Annotated[int, Field(ge=0)], ...] | AsMeasured = (1,)  # relative sizes of equally many customers
     inputs_per_request: Measurable = Range(1, 1, 1)
     tokens_per_request: Measurable = MEASURED
     more_per_request: dict[str, Measurable] = Field(default_factory=dict)  # of any other meter that a plan prices
