@@ -39,6 +39,7 @@ from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
 from feilun.store.money import parse_money
+from feilun.store.periods import period_of
 from feilun.templates import shipped
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ class Flywheel:
             currency = self.bill_settings.terms(tenant.plan).currency
             with self.database.read() as connection:
                 month, counts, spent = ledger.month(connection, tenant.id, period)
-            found.append(Usage(tenant.id, tenant.plan, month, *counts, spent, currency))
+            units = (counts.requests, counts.inputs, counts.tokens)
+            found.append(Usage(tenant.id, tenant.plan, month, *units, spent, currency))
         return found
 
     def serve(
@@ -313,7 +315,7 @@ class Flywheel:
     def period(self) -> str:
         """This calendar month, UTC, by the database's clock."""
         with self.database.read() as connection:
-            return ledger.period_of(now_us(connection))
+            return period_of(now_us(connection))
 
     def margin(self, period: str | None = None) -> Margins:
         """What the invoices of a month, or of all time, earned after serving and training."""

@@ -48,6 +48,7 @@ class Key:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    budget_nano: int | None  # hard limit of this key for a calendar month (UTC); None means no limit of its own
 
 
 def create(
@@ -58,14 +59,16 @@ def create(
     scopes: Collection[str] = USUAL,
     mode: str = "live",
     days: float | None = None,
+    budget_nano: int | None = None,
 ) -> NewKey:
     """Make a key for a tenant. Its token cannot be shown again.
 
     Args:
         days: how long it lives; None for ever.
+        budget_nano: what it may spend in a calendar month (UTC), beside its tenant's budget; None for no such limit.
 
     Raises:
-        SettingError: an unknown scope or mode, or the pepper is too short.
+        SettingError: an unknown scope or mode, a budget below 0, or the pepper is too short.
         AccessError: no such tenant.
     """
     unknown = [s for s in scopes if s not in SCOPES]
@@ -81,6 +84,7 @@ def create(
         "tenant": tenant,
         "mode": mode,
         "scopes": " ".join(sorted(set(scopes))),
+        "budget_nano": tenants.checked(budget_nano),
     }
     row["hmac"] = digest(pepper, key.token)
     database.write(lambda c: _create(c, row, days))
@@ -88,7 +92,7 @@ def create(
 
 
 def rotate(database: Database, pepper: bytes, public_id: str, *, overlap_s: float = 86_400) -> NewKey:
-    """Make a key with the same tenant, scopes and mode; the old one lives on for ``overlap_s`` seconds.
+    """Make a key with the same tenant, scopes, mode and budget; the old one lives on for ``overlap_s`` seconds.
 
     Raises:
         AccessError: no such key, or it is revoked.
@@ -96,7 +100,8 @@ def rotate(database: Database, pepper: bytes, public_id: str, *, overlap_s: floa
     old = get(database, public_id)
     if old.revoked_at is not None:
         raise AccessError(f"key '{public_id}' is revoked", status=409, hint="make a new one: feilun key create")
-    made = create(database, pepper, old.tenant, scopes=old.scopes, mode=old.mode)
+    same: dict[str, Any] = {"scopes": old.scopes, "mode": old.mode, "budget_nano": old.budget_nano}
+    made = create(database, pepper, old.tenant, **same)
     database.write(lambda c: _expire(c, public_id, int(overlap_s * 10**6)))
     return made
 
@@ -110,6 +115,18 @@ def revoke(database: Database, public_id: str) -> Key:
     table = tables.keys
     still = (table.c.public_id == public_id) & table.c.revoked_at.is_(None)
     database.write(lambda c: c.execute(update(table).where(still).values(revoked_at=now_us(c))))
+    return get(database, public_id)
+
+
+def set_budget(database: Database, public_id: str, budget_nano: int | None) -> Key:
+    """Change what a key may spend in a month, from its next request on.
+
+    Raises:
+        AccessError: no such key.
+        SettingError: the budget is below 0.
+    """
+    values = {"budget_nano": tenants.checked(budget_nano)}
+    database.write(lambda c: c.execute(update(tables.keys).where(tables.keys.c.public_id == public_id).values(values)))
     return get(database, public_id)
 
 
@@ -183,4 +200,5 @@ def _expire(connection: Connection, public_id: str, after_us: int) -> None:
 
 def _key(row: Row[Any]) -> Key:
     scopes = tuple(row.scopes.split())
-    return Key(row.public_id, row.tenant, row.mode, scopes, row.created_at, row.expires_at, row.revoked_at)
+    times = (row.created_at, row.expires_at, row.revoked_at)
+    return Key(row.public_id, row.tenant, row.mode, scopes, *times, row.budget_nano)

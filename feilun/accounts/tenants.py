@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from ulid import ULID
 
 from feilun.errors import AccessError, ConflictError, SettingError
 from feilun.store import tables
 from feilun.store.database import Database, now_us
-from feilun.store.ledger import GENESIS
+from feilun.store.ledger import GENESIS, lock
 from feilun.store.money import MOST
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -38,7 +39,7 @@ def create(database: Database, tenant: str, *, plan: str, budget_nano: int | Non
     """
     if not _NAME.fullmatch(tenant):
         raise SettingError(f"'{tenant[:80]}' cannot be a tenant's name", hint="use a-z, 0-9 and -, at most 63 of them")
-    row = {"id": tenant, "plan": plan, "budget_nano": _checked(budget_nano), "active": True}
+    row = {"id": tenant, "plan": plan, "budget_nano": checked(budget_nano), "active": True}
     try:
         return database.write(lambda c: _create(c, row), order=tenant)
     except IntegrityError as error:
@@ -67,13 +68,27 @@ def get(database: Database, tenant: str) -> Tenant:
 
 
 def set_plan(database: Database, tenant: str, plan: str) -> Tenant:
-    """Put a tenant on another plan, from its next request on."""
-    return _change(database, tenant, plan=plan)
+    """Put a tenant on another plan, from its next request on; what it was on before is kept in ``assignments``.
+
+    Raises:
+        AccessError: there is none of that name.
+    """
+    get(database, tenant)
+
+    def change(connection: Connection) -> None:
+        lock(connection, tenant)
+        current = select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)
+        if connection.execute(current).scalar_one() != plan:
+            connection.execute(update(tables.tenants).where(tables.tenants.c.id == tenant).values(plan=plan))
+            _assign(connection, tenant, plan)
+
+    database.write(change, order=tenant)
+    return get(database, tenant)
 
 
 def set_budget(database: Database, tenant: str, budget_nano: int | None) -> Tenant:
     """Change a tenant's monthly budget, from its next request on."""
-    return _change(database, tenant, budget_nano=_checked(budget_nano))
+    return _change(database, tenant, budget_nano=checked(budget_nano))
 
 
 def set_active(database: Database, tenant: str, *, active: bool) -> Tenant:
@@ -92,10 +107,21 @@ def _create(connection: Connection, row: dict[str, Any]) -> Tenant:
     connection.execute(insert(tables.tenants).values(made))
     empty = {"sequence": 0, "hash": GENESIS, "at": 0, "held_requests": 0, "held_inputs": 0, "held_tokens": 0}
     connection.execute(insert(tables.chains).values(tenant=row["id"], **empty))
+    _assign(connection, row["id"], row["plan"])
     return Tenant(**made)
 
 
-def _checked(budget_nano: int | None) -> int | None:
+def _assign(connection: Connection, tenant: str, plan: str) -> None:
+    row = {"id": str(ULID()), "tenant": tenant, "plan": plan, "at": now_us(connection)}
+    connection.execute(insert(tables.assignments).values(row))
+
+
+def checked(budget_nano: int | None) -> int | None:
+    """A budget as it may be stored.
+
+    Raises:
+        SettingError: it is below 0, or more than the ledger can hold.
+    """
     if budget_nano is not None and not 0 <= budget_nano <= MOST:
         raise SettingError("a budget is between 0 and what the ledger can hold", where="budget")
     return budget_nano

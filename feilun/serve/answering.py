@@ -25,6 +25,7 @@ from feilun.store import ledger
 from feilun.store.artifacts import canonical
 from feilun.store.counts import Counts
 from feilun.store.database import Database
+from feilun.store.money import half_even
 
 ROUTE = "/v1/classify"
 
@@ -70,7 +71,7 @@ class Answering:
         self.database = database
         self.shelf = shelf
         self.admission = Admission(settings.queue_requests, settings.queue_tokens, settings.queue_bytes)
-        self.batcher = Batcher(settings.batch_tokens)
+        self.batcher = Batcher(settings.batch_tokens, shelf.spending)
         self._keyring = keyring
         self._plans = plans
         self._settings = settings
@@ -117,6 +118,7 @@ class Answering:
             body_sha256=asked.body_sha256,
             units=work.units,
             lease_s=self._settings.lease_s,
+            key=asked.caller.key,
         )
         holder = str(ULID())
         hold = await self._write(lambda c: ledger.hold(c, ask, self._plans, holder), ask.tenant)
@@ -143,7 +145,7 @@ class Answering:
             key=asked.caller.key,
             release=work.loaded.digest,
             route=ROUTE,
-            units=work.units,
+            units=work.units.plus(Counts(compute_ms=half_even(scored.compute_ns, 10**6))),
             compute_ns=scored.compute_ns,
             inputs=canonical(digests).decode(),
         )

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from feilun.accounts.access import Keyring
-from feilun.accounts.terms import Terms
+from feilun.accounts.terms import Schedule, Terms
 from feilun.errors import FeilunError, UnavailableError, did_you_mean
 from feilun.serve import problems, routes
 from feilun.serve.answering import Answering
@@ -21,7 +21,9 @@ from feilun.serve.shelf import Shelf
 from feilun.store.artifacts import ArtifactStore
 
 
-def make_gateway(store: ArtifactStore, pepper: bytes, plans: Mapping[str, Terms], settings: GatewaySettings) -> Gateway:
+def make_gateway(
+    store: ArtifactStore, pepper: bytes, plans: Mapping[str, Schedule], settings: GatewaySettings
+) -> Gateway:
     """What the routes work with, from what is stored and configured.
 
     Raises:
@@ -30,12 +32,12 @@ def make_gateway(store: ArtifactStore, pepper: bytes, plans: Mapping[str, Terms]
     keyring = Keyring(store.database, pepper)
     shelf = Shelf(store, settings)
 
-    def plan(name: str) -> Terms:
+    def plan(name: str, at: int) -> Terms:
         if name not in plans:
             raise UnavailableError(
                 f"the plan '{name}' has no prices here", hint=did_you_mean(name, plans), code="unknown-plan"
             )
-        return plans[name]
+        return plans[name].at(at)
 
     answering = Answering(store.database, keyring, shelf, plan, settings)
     return Gateway(store.database, keyring, shelf, answering, plan, settings)
@@ -48,7 +50,9 @@ def create_app(gateway: Gateway) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with contextlib.suppress(UnavailableError):  # readyz stays red until the database is there
             await asyncio.to_thread(gateway.shelf.refresh)
-        tasks = [asyncio.create_task(gateway.shelf.follow()), asyncio.create_task(gateway.answering.reap())]
+        spending = gateway.shelf.spending.follow(gateway.database, gateway.settings.sample_s)
+        forever = (gateway.shelf.follow(), gateway.answering.reap(), spending)
+        tasks = [asyncio.create_task(work) for work in forever]
         yield
         for task in tasks:
             task.cancel()

@@ -27,7 +27,8 @@ from feilun.serve.problems import RequestError
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
 from feilun.store import ledger
-from feilun.store.database import Database
+from feilun.store.counts import METERS
+from feilun.store.database import Database, now_us
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
@@ -238,13 +239,15 @@ def _usage(gateway: Gateway, caller: Caller, asked: str | None) -> dict[str, Any
     tenant = tenants.get(gateway.database, caller.tenant)
     with gateway.database.read() as connection:
         period, counts, spent = ledger.month(connection, caller.tenant, asked)
-    terms = gateway.plans(tenant.plan)
+        terms = gateway.plans(tenant.plan, now_us(connection))
     return {
         "object": "usage",
         "period": period,
-        **counts._asdict(),
+        **{meter: counts[meter] for meter in METERS},
+        **counts.more,
         "spent_nano": spent,
         "budget_nano": tenant.budget_nano,
+        "quota": dict(terms.quota),
         "currency": terms.currency,
         "plan": tenant.plan,
         "price_version": terms.version,

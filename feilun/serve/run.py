@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from feilun.accounts.terms import Terms
+from feilun.accounts.terms import Schedule
 from feilun.errors import SettingError
 from feilun.serve import logs
 from feilun.serve.app import create_app, make_gateway
@@ -44,7 +44,7 @@ def run_gateway(
     artifacts: Path,
     *,
     pepper: bytes,
-    plans: Mapping[str, Terms],
+    plans: Mapping[str, Schedule],
     host: str = "127.0.0.1",
     port: int = 8080,
     settings: GatewaySettings | None = None,
@@ -66,7 +66,10 @@ def run_gateway(
         store = ArtifactStore(artifacts, database)
         gateway = make_gateway(store, pepper, plans, chosen)
         gateway.office = office_factory(store) if office_factory else None
-        serve(create_app(gateway), gateway, host, port)
+        try:
+            serve(create_app(gateway), gateway, host, port)
+        finally:
+            gateway.shelf.spending.finish(database)
 
 
 def serve(app: FastAPI, gateway: Gateway, host: str, port: int) -> None:

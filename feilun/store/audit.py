@@ -11,7 +11,8 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from feilun.store import tables
 from feilun.store.counts import Counts
-from feilun.store.ledger import GENESIS, REVENUE, period_of, receivable, row_hash
+from feilun.store.ledger import GENESIS, REVENUE, receivable, row_hash
+from feilun.store.periods import period_of
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def rebuild(connection: Connection, tenant: str) -> None:
     totals, newest = _totals(connection, tenant)
     connection.execute(tables.counters.delete().where(tables.counters.c.tenant == tenant))
     for period, (counts, spent) in totals.items():
-        row = {"tenant": tenant, "period": period, "spent_nano": spent, **counts._asdict()}
+        row = {"tenant": tenant, "period": period, "spent_nano": spent, **counts.columns()}
         connection.execute(insert(tables.counters).values(row))
-    held = {f"held_{meter}": n for meter, n in _open_holds(connection, tenant)._asdict().items()}
+    held = {f"held_{name}": value for name, value in _open_holds(connection, tenant).columns().items()}
     change = update(tables.chains).where(tables.chains.c.tenant == tenant)
-    connection.execute(change.values(**held, **newest))
+    connection.execute(change.values(**held, **newest, due_nano=_due(connection, tenant)))
+    _rebuild_keys(connection, tenant)
 
 
 def _tenant(connection: Connection, chain: Any) -> Iterator[Problem]:
@@ -66,12 +68,19 @@ def _tenant(connection: Connection, chain: Any) -> Iterator[Problem]:
         yield Problem(tenant, newest["sequence"] + 1, None, "rows are missing from the end of the chain")
     table = tables.counters
     rows = connection.execute(select(table).where(table.c.tenant == tenant)).all()
-    stored = {r.period: (Counts(r.requests, r.inputs, r.tokens), r.spent_nano) for r in rows}
+    stored = {r.period: (Counts.of(r.requests, r.inputs, r.tokens, r.more), r.spent_nano) for r in rows}
     if stored != totals:
         wrong = min({p for p in stored.keys() | totals.keys() if stored.get(p) != totals.get(p)})
         yield Problem(tenant, None, None, f"the counters of {wrong} are not the sum of its rows (rebuild them)")
-    if Counts(chain.held_requests, chain.held_inputs, chain.held_tokens) != _open_holds(connection, tenant):
+    held = Counts.of(chain.held_requests, chain.held_inputs, chain.held_tokens, chain.held_more)
+    if held != _open_holds(connection, tenant):
         yield Problem(tenant, None, None, "the open holds are not those of its requests (rebuild them)")
+    if chain.due_nano != _due(connection, tenant):
+        yield Problem(tenant, None, None, "what is due is not the sum of the rows that no invoice covers (rebuild it)")
+    wrong_keys = _by_key(connection, tenant).items() ^ _stored_by_key(connection, tenant).items()
+    if wrong_keys:
+        key, period = min(place for place, _ in wrong_keys)
+        yield Problem(tenant, None, None, f"the counters of key {key} in {period} are not the sum of its rows")
 
 
 def _bad_rows(connection: Connection, tenant: str) -> Iterator[Problem]:
@@ -128,13 +137,57 @@ def _totals(connection: Connection, tenant: str) -> tuple[dict[str, tuple[Counts
     newest = {"sequence": 0, "hash": GENESIS, "at": 0}
     for row in connection.execute(select(usage).where(usage.c.tenant == tenant).order_by(usage.c.sequence)):
         counts, spent = totals.get(period_of(row.at), (Counts(), 0))
-        totals[period_of(row.at)] = (counts.plus(Counts(1, row.inputs, row.tokens)), spent + row.amount_nano)
+        units = Counts.of(1, row.inputs, row.tokens, row.more)
+        totals[period_of(row.at)] = (counts.plus(units), spent + row.amount_nano)
         newest = {"sequence": row.sequence, "hash": row.hash, "at": row.at}
     return totals, newest
 
 
 def _open_holds(connection: Connection, tenant: str) -> Counts:
     table = tables.requests
-    sums = select(func.count(), func.sum(table.c.held_inputs), func.sum(table.c.held_tokens))
-    row = connection.execute(sums.where(table.c.tenant == tenant, table.c.state == "held")).one()
-    return Counts(*(int(n or 0) for n in row))
+    columns = (table.c.held_inputs, table.c.held_tokens, table.c.held_more)
+    rows = connection.execute(select(*columns).where(table.c.tenant == tenant, table.c.state == "held"))
+    held = Counts()
+    for row in rows:
+        held = held.plus(Counts.of(1, *row))
+    return held
+
+
+def _due(connection: Connection, tenant: str) -> int:
+    """Exact amounts of the usage rows that no invoice covers yet."""
+    usage, invoices = tables.usage.c, tables.invoices.c
+    covered = (
+        connection.execute(select(func.max(invoices.last_sequence)).where(invoices.tenant == tenant)).scalar() or 0
+    )
+    due = select(func.sum(usage.amount_nano)).where(usage.tenant == tenant, usage.sequence > covered)
+    return int(connection.execute(due).scalar() or 0)
+
+
+def _by_key(connection: Connection, tenant: str) -> dict[tuple[str, str], tuple[Counts, int]]:
+    """Each key's counts and spend in each period, from the usage rows."""
+    usage = tables.usage.c
+    found: dict[tuple[str, str], tuple[Counts, int]] = {}
+    columns = (usage.key, usage.at, usage.inputs, usage.tokens, usage.more, usage.amount_nano)
+    for key, at, inputs, tokens, more, amount in connection.execute(select(*columns).where(usage.tenant == tenant)):
+        counts, spent = found.get((key, period_of(at)), (Counts(), 0))
+        found[key, period_of(at)] = (counts.plus(Counts.of(1, inputs, tokens, more)), spent + amount)
+    return found
+
+
+def _stored_by_key(connection: Connection, tenant: str) -> dict[tuple[str, str], tuple[Counts, int]]:
+    counters = tables.key_counters.c
+    mine = select(tables.key_counters).where(
+        counters.key.in_(select(tables.usage.c.key).where(tables.usage.c.tenant == tenant).distinct())
+    )
+    return {
+        (row.key, row.period): (Counts.of(row.requests, row.inputs, row.tokens, row.more), row.spent_nano)
+        for row in connection.execute(mine)
+    }
+
+
+def _rebuild_keys(connection: Connection, tenant: str) -> None:
+    found = _by_key(connection, tenant)
+    table = tables.key_counters
+    connection.execute(table.delete().where(table.c.key.in_({key for key, _ in found})))
+    for (key, period), (counts, spent) in found.items():
+        connection.execute(insert(table).values(key=key, period=period, spent_nano=spent, **counts.columns()))

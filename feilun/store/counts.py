@@ -1,27 +1,85 @@
-"""What is metered."""
+"""What is metered: units of each meter, whole numbers."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-METERS = ("requests", "inputs", "tokens")
+from feilun.store.artifacts import canonical
+
+METERS = ("requests", "inputs", "tokens")  # of every answer, each with a column of its own
+MORE_METERS = ("tokens_out", "compute_ms")  # of answers too, where there are any: generated tokens, core-milliseconds
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # what a meter of a project's own may be called
 
 
-class Counts(NamedTuple):
-    """Units of each meter, in the order of ``METERS``.
+class Counts(Mapping[str, int]):
+    """Units by meter, immutable; a meter that is not named has 0, and one with 0 is as if not named.
 
-    >>> Counts(1, 2, 30).plus(Counts(1, 1, 12))
-    Counts(requests=2, inputs=3, tokens=42)
+    >>> Counts(1, 2, 30).plus(Counts(1, pages=4))
+    Counts(requests=2, inputs=2, tokens=30, pages=4)
     """
 
-    requests: int = 0
-    inputs: int = 0
-    tokens: int = 0
+    __slots__ = ("_units",)
+
+    def __init__(self, requests: int = 0, inputs: int = 0, tokens: int = 0, **more: int) -> None:
+        self._units = {m: n for m, n in (("requests", requests), ("inputs", inputs), ("tokens", tokens)) if n}
+        if more:
+            self._units |= {meter: more[meter] for meter in sorted(more) if more[meter]}
+
+    def __getitem__(self, meter: str) -> int:
+        return self._units.get(meter, 0)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counts) and self._units == other._units
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._units.items()))
+
+    def __repr__(self) -> str:
+        return f"Counts({', '.join(f'{meter}={n}' for meter, n in self._units.items())})"
+
+    @property
+    def requests(self) -> int:
+        """How many answers."""
+        return self["requests"]
+
+    @property
+    def inputs(self) -> int:
+        """How many texts."""
+        return self["inputs"]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens went in."""
+        return self["tokens"]
+
+    @property
+    def more(self) -> dict[str, int]:
+        """The meters that have no column of their own."""
+        return {meter: n for meter, n in self._units.items() if meter not in METERS}
 
     def plus(self, other: Counts) -> Counts:
         """Meter by meter."""
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return Counts(**{meter: self[meter] + other[meter] for meter in {**self._units, **other._units}})
 
     def minus(self, other: Counts) -> Counts:
         """Meter by meter."""
-        return Counts(*(a - b for a, b in zip(self, other, strict=True)))
+        return Counts(**{meter: self[meter] - other[meter] for meter in {**self._units, **other._units}})
+
+    def columns(self) -> dict[str, Any]:
+        """As a row keeps them: a column for each of ``METERS``, and ``more`` as canonical JSON, null where empty."""
+        more = self.more
+        return {meter: self[meter] for meter in METERS} | {"more": canonical(more).decode() if more else None}
+
+    @classmethod
+    def of(cls, requests: int, inputs: int, tokens: int, more: str | None) -> Counts:
+        """From the columns of a row."""
+        return cls(int(requests), int(inputs), int(tokens), **(json.loads(more) if more else {}))

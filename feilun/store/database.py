@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from feilun.errors import SettingError, UnavailableError
+from feilun.store.statements import RELEASE, ROLLBACK, SAVEPOINT, Statement
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
@@ -173,13 +174,15 @@ def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exce
     results: list[tuple[Any, Exception | None]] = []
     with engine.begin() as connection:
         for waiting in group:
+            SAVEPOINT.run(connection)
             try:
-                with connection.begin_nested():
-                    results.append((waiting.job(connection), None))
+                results.append((waiting.job(connection), None))
             except OperationalError:
                 raise  # the database itself: nothing of this group is certain
             except Exception as error:  # noqa: BLE001 - handed to the caller, whose job it was
                 results.append((None, error))
+                ROLLBACK.run(connection)
+            RELEASE.run(connection)
     return results
 
 
@@ -204,13 +207,15 @@ def _short(error: Exception) -> str:
     return type(getattr(error, "orig", None) or error).__name__
 
 
+_NOW_SQLITE = Statement("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
+_NOW_POSTGRESQL = Statement("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
+
+
 def now_us(connection: Connection) -> int:
     """Microseconds since 1970, UTC, by the database's clock (SQLite's has milliseconds)."""
-    if connection.dialect.name == "sqlite":
-        query = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
-    else:
-        query = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
-    return int(connection.execute(text(query)).scalar_one())
+    row = (_NOW_SQLITE if connection.dialect.name == "sqlite" else _NOW_POSTGRESQL).one(connection)
+    assert row is not None
+    return int(row[0])
 
 
 def _engine(url: str) -> Engine:

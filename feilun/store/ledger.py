@@ -4,37 +4,32 @@ A request is held (its idempotency row, durable before any work), then captured 
 row in the tenant's hash chain, two postings that sum to 0, the counters and the stored answer, all in the caller's one
 transaction. Every function here first locks the tenant's row in ``chains``, so that a tenant's ledger has one order.
 
-Budgets are exact under concurrency: a request is admitted only if the month's spend would stay within the budget were
-all open holds captured. Holds are counted in units, not in money, because what one request costs depends on how many
-came before it. Times are the database's and never go backwards within a tenant, whatever its clock does.
+Limits are in ``limits.py``. Times are the database's and never go backwards within a tenant, whatever its clock does.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Row, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection
 
-from feilun.errors import AccessError, ConflictError, QuotaError, SettingError
-from feilun.store import tables
+from feilun.errors import AccessError, ConflictError, SettingError
+from feilun.store import limits
 from feilun.store.artifacts import canonical
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
+from feilun.store.periods import period_of
+from feilun.store.statements import Statement
 
 GENESIS = "0" * 64  # the hash before a tenant's first row
+REVENUE = "revenue:usage"
 
 
-class Pricing(Protocol):
+class Pricing(limits.Limits, Protocol):
     """What the ledger needs of a plan's terms (``feilun.accounts.terms.Terms``)."""
-
-    @property
-    def currency(self) -> str:
-        """ISO 4217."""
 
     @property
     def version(self) -> str:
@@ -43,11 +38,8 @@ class Pricing(Protocol):
     def as_json(self) -> str:
         """The terms themselves, kept once for each version so that any row can be rated again."""
 
-    def amount(self, before: Counts, after: Counts) -> int:
-        """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``."""
 
-
-Plans = Callable[[str], Pricing]
+Plans = Callable[[str, int], Pricing]  # by plan and by time: a price can change at a date
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,7 @@ class Ask:
     body_sha256: str
     units: Counts
     lease_s: float
+    key: str = ""  # public id of the API key, for limits of its own
 
 
 @dataclass(frozen=True)
@@ -110,53 +103,71 @@ class Charge:
     at: int
 
 
+class Chain(NamedTuple):
+    """A tenant's row in ``chains``, locked: its newest row, its open holds, and what no invoice covers yet."""
+
+    tenant: str
+    sequence: int
+    hash: str
+    at: int
+    held: Counts
+    due_nano: int
+
+
+class _Request(NamedTuple):
+    """A row of ``requests``."""
+
+    id: str
+    body_sha256: str
+    state: str
+    holder: str
+    lease_until: int
+    status: int | None
+    answer: str | None
+    units: Counts
+
+
 def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | Replay | Busy:
     """Admit a request, find its stored answer, or find that somebody works on it.
 
     Raises:
-        QuotaError: the tenant's budget for the month does not cover it.
+        QuotaError: a limit of the tenant, of its plan or of the key does not cover it.
         SettingError: the idempotency key was used with another body (422).
         AccessError: the tenant is not active.
     """
-    chain = _lock(connection, ask.tenant)
-    now = _time(connection, chain)
-    table = tables.requests
-    same = (table.c.tenant == ask.tenant) & (table.c.idempotency_key == ask.idempotency_key)
-    row = connection.execute(select(table).where(same)).one_or_none()
-    if row is not None:
-        if row.body_sha256 != ask.body_sha256:
+    chain = lock(connection, ask.tenant)
+    now = max(now_us(connection), chain.at)
+    known = _request(_BY_KEY.one(connection, tenant=ask.tenant, idempotency_key=ask.idempotency_key))
+    if known is not None:
+        if known.body_sha256 != ask.body_sha256:
             raise SettingError(
                 "this Idempotency-Key was used with another request",
                 where="Idempotency-Key",
                 hint="use a new key for a new request",
                 code="idempotency-key-reused",
             )
-        if row.state == "posted":
-            return _replay(row)
-        if row.state == "held" and row.lease_until > now:
-            return Busy(min(5, 1 + (row.lease_until - now) // 10**6))
-        if row.state == "held":  # its holder is dead or too slow; it can no longer capture
-            _unhold(connection, row)
-            chain = _lock(connection, ask.tenant)
-    tenant = connection.execute(select(tables.tenants).where(tables.tenants.c.id == ask.tenant)).one()
-    if not tenant.active:
+        if known.state == "posted":
+            return _replay(known)
+        if known.state == "held" and known.lease_until > now:
+            return Busy(min(5, 1 + (known.lease_until - now) // 10**6))
+        if known.state == "held":  # its holder is dead or too slow; it can no longer capture
+            chain = _unhold(connection, chain, known)
+    tenant = _TENANT.one(connection, tenant=ask.tenant)
+    if tenant is None or not tenant[2]:
         raise AccessError("the key is not valid", code="invalid-key")
-    if not _within_budget(connection, ask, chain, plans(tenant.plan), tenant.budget_nano):
-        raise QuotaError(
-            "the budget for this month does not cover the request",
-            retry_after=_seconds_left(now),
-            hint="it begins anew with the next calendar month (UTC); whoever runs this service can raise it",
-            code="budget-exceeded",
-        )
-    held = {"state": "held", "holder": holder, "held_inputs": ask.units.inputs, "held_tokens": ask.units.tokens}
-    held["lease_until"] = now + int(ask.lease_s * 10**6)
-    if row is None:
-        fixed = {"id": ask.request, "tenant": ask.tenant, "idempotency_key": ask.idempotency_key}
-        connection.execute(insert(table).values(**fixed, body_sha256=ask.body_sha256, created_at=now, **held))
+    plan, budget_nano, _ = tenant
+    terms = plans(plan, now)
+    wanted = limits.Wanted(ask.tenant, ask.key, ask.units, chain.held, chain.due_nano, now)
+    limits.check(connection, wanted, terms, budget_nano, period_of(now))
+    request = ask.request if known is None else known.id
+    values = _held(ask) | {"id": request, "holder": holder, "now": now, "until": now + int(ask.lease_s * 10**6)}
+    if known is None:
+        same = {"tenant": ask.tenant, "idempotency_key": ask.idempotency_key, "body_sha256": ask.body_sha256}
+        _INSERT_REQUEST.run(connection, **values, **same)
     else:
-        connection.execute(update(table).where(table.c.id == row.id).values(**held))
-    _shift_holds(connection, chain, ask.units)
-    return Hold(row.id if row is not None else ask.request, ask.tenant, holder)
+        _HOLD_AGAIN.run(connection, **values)
+    _move(connection, chain, chain._replace(held=chain.held.plus(ask.units)))
+    return Hold(request, ask.tenant, holder)
 
 
 def capture(
@@ -167,167 +178,86 @@ def capture(
     Raises:
         ConflictError: the hold was lost (its lease ended): nothing is charged, and the answer must not be given.
     """
-    chain = _lock(connection, held.tenant)
-    row = _held_row(connection, held)
+    chain = lock(connection, held.tenant)
+    row = _request(_BY_HOLDER.one(connection, id=held.request, holder=held.holder))
     if row is None:
         raise ConflictError("the hold of this request was lost", hint="send it again", code="hold-lost")
-    at = _time(connection, chain)
-    plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == held.tenant)).scalar_one()
-    terms = plans(plan)
-    before, _ = _month(connection, held.tenant, period_of(at))
-    amount = terms.amount(before, before.plus(done.units))
+    at = max(now_us(connection), chain.at)
+    tenant = _TENANT.one(connection, tenant=held.tenant)
+    assert tenant is not None, "a locked chain has its tenant"
+    plan, budget_nano, _ = tenant
+    terms = plans(plan, at)
+    period = period_of(at)
+    before = limits.month_of(connection, held.tenant, period)
+    amount = terms.amount(before.units, before.units.plus(done.units))
+    by_key = limits.month_of_key(connection, done.key, period)
+    more = (done.units, amount)
+    step = limits.Step(held.tenant, done.key, before, before.plus(*more), by_key, by_key.plus(*more))
     charge = Charge(held.request, amount, terms.currency, chain.sequence + 1, at)
     body = render(charge)
+    counted = done.units.columns()
     entry: dict[str, Any] = {"request": held.request, "tenant": held.tenant, "key": done.key, "release": done.release}
-    entry |= {"route": done.route, "inputs": done.units.inputs, "tokens": done.units.tokens}
+    entry |= {"route": done.route, "inputs": counted["inputs"], "tokens": counted["tokens"], "more": counted["more"]}
     entry |= {"compute_ns": done.compute_ns, "plan": plan, "price_version": terms.version, "amount_nano": amount}
     entry |= {"currency": terms.currency, "at": at, "sequence": charge.sequence, "previous": chain.hash}
     entry["hash"] = row_hash(entry)
-    _keep_terms(connection, terms, at)
-    connection.execute(insert(tables.usage).values(entry))
-    _post(connection, charge, held.tenant)
-    _count(connection, held.tenant, period_of(at), done.units, amount)
-    _shift_holds(connection, chain, _held_units(row), sign=-1, newest=entry)
-    answered = {"state": "posted", "status": 200, "answer": body.decode(), "inputs": done.inputs}
-    connection.execute(update(tables.requests).where(tables.requests.c.id == row.id).values(answered))
+    _KEEP_TERMS.run(connection, version=terms.version, terms=terms.as_json(), at=at)
+    _INSERT_USAGE.run(connection, **entry)
+    shared = {"entry": held.request, "currency": terms.currency, "at": at}
+    owed = receivable(held.tenant)
+    _INSERT_POSTINGS.run(connection, **shared, owed=owed, revenue=REVENUE, plus=amount, minus=-amount)
+    limits.count(connection, step, period)
+    moved = Chain(held.tenant, charge.sequence, entry["hash"], at, chain.held.minus(row.units), chain.due_nano + amount)
+    _move(connection, chain, moved)
+    _POST.run(connection, id=row.id, answer=body.decode(), inputs=done.inputs)
+    limits.warn(connection, step, terms, budget_nano, at)
     return charge, body
 
 
 def release(connection: Connection, held: Hold) -> bool:
     """Give a hold back uncharged; False where it was no longer ours."""
-    _lock(connection, held.tenant)
-    row = _held_row(connection, held)
+    chain = lock(connection, held.tenant)
+    row = _request(_BY_HOLDER.one(connection, id=held.request, holder=held.holder))
     if row is not None:
-        _unhold(connection, row)
+        _unhold(connection, chain, row)
     return row is not None
 
 
 def stale(connection: Connection) -> list[str]:
     """Tenants with holds whose lease has ended."""
-    table = tables.requests
-    ended = (table.c.state == "held") & (table.c.lease_until <= now_us(connection))
-    return sorted(connection.execute(select(table.c.tenant).where(ended).distinct()).scalars())
+    found = _STALE.run(connection, now=now_us(connection)).fetchall()
+    return sorted(tenant for (tenant,) in found)
 
 
 def reap(connection: Connection, tenant: str) -> int:
     """Release a tenant's holds whose lease has ended; returns how many."""
-    table = tables.requests
-    chain = _lock(connection, tenant)
-    ended = (table.c.state == "held") & (table.c.tenant == tenant) & (table.c.lease_until <= _time(connection, chain))
-    rows = connection.execute(select(table).where(ended)).all()
+    chain = lock(connection, tenant)
+    now = max(now_us(connection), chain.at)
+    rows = [_request(row) for row in _ENDED.run(connection, tenant=tenant, now=now).fetchall()]
     for row in rows:
-        _unhold(connection, row)
+        assert row is not None
+        chain = _unhold(connection, chain, row)
     return len(rows)
 
 
 def find(connection: Connection, tenant: str, idempotency_key: str, body_sha256: str) -> Replay | None:
     """The stored answer of a captured request: how an unknown commit is resolved."""
-    table = tables.requests
-    mine = (table.c.tenant == tenant) & (table.c.idempotency_key == idempotency_key) & (table.c.state == "posted")
-    row = connection.execute(select(table).where(mine, table.c.body_sha256 == body_sha256)).one_or_none()
-    return None if row is None else _replay(row)
+    row = _request(_BY_KEY.one(connection, tenant=tenant, idempotency_key=idempotency_key))
+    if row is None or row.state != "posted" or row.body_sha256 != body_sha256:
+        return None
+    return _replay(row)
 
 
 def month(connection: Connection, tenant: str, period: str | None = None) -> tuple[str, Counts, int]:
     """The period (this month by default), its counts, and what was spent in nano-units."""
     chosen = period or period_of(now_us(connection))
-    return (chosen, *_month(connection, tenant, chosen))
-
-
-def period_of(at: int) -> str:
-    """The calendar month, UTC, of a time in microseconds.
-
-    >>> period_of(0)
-    '1970-01'
-    """
-    return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at):%Y-%m}"
+    found = limits.month_of(connection, tenant, chosen)
+    return chosen, found.units, found.spent
 
 
 def row_hash(row: dict[str, Any]) -> str:
-    """The sha256 that a usage row must carry: of every other column, ``previous`` included."""
-    return hashlib.sha256(canonical({k: v for k, v in row.items() if k != "hash"})).hexdigest()
-
-
-def _lock(connection: Connection, tenant: str) -> Row[Any]:
-    """The tenant's chain row, ours until the end of the transaction. SQLite has one writer anyway."""
-    table = tables.chains
-    row = connection.execute(select(table).where(table.c.tenant == tenant).with_for_update()).one_or_none()
-    if row is None:
-        raise AccessError("there is no such tenant", status=404, where=tenant, hint="feilun tenant list")
-    return row
-
-
-def _time(connection: Connection, chain: Row[Any]) -> int:
-    return max(now_us(connection), int(chain.at))
-
-
-def _within_budget(connection: Connection, ask: Ask, chain: Row[Any], terms: Pricing, budget_nano: int | None) -> bool:
-    """Whether the month's spend stays within the budget if this and all open holds are captured."""
-    if budget_nano is None:
-        return True
-    used, spent = _month(connection, ask.tenant, period_of(_time(connection, chain)))
-    return spent + terms.amount(used, used.plus(_open(chain)).plus(ask.units)) <= budget_nano
-
-
-def _seconds_left(now: int) -> int:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=now)
-    following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
-    return int((following - moment).total_seconds()) + 1
-
-
-def _month(connection: Connection, tenant: str, period: str) -> tuple[Counts, int]:
-    table = tables.counters
-    row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.period == period)).one_or_none()
-    return (Counts(), 0) if row is None else (Counts(row.requests, row.inputs, row.tokens), row.spent_nano)
-
-
-def _held_row(connection: Connection, held: Hold) -> Row[Any] | None:
-    table = tables.requests
-    ours = (table.c.id == held.request) & (table.c.state == "held") & (table.c.holder == held.holder)
-    return connection.execute(select(table).where(ours)).one_or_none()
-
-
-def _held_units(row: Row[Any]) -> Counts:
-    return Counts(1, row.held_inputs, row.held_tokens)
-
-
-def _open(chain: Row[Any]) -> Counts:
-    return Counts(chain.held_requests, chain.held_inputs, chain.held_tokens)
-
-
-def _unhold(connection: Connection, row: Row[Any]) -> None:
-    _shift_holds(connection, _lock(connection, row.tenant), _held_units(row), sign=-1)
-    connection.execute(update(tables.requests).where(tables.requests.c.id == row.id).values(state="released"))
-
-
-def _shift_holds(
-    connection: Connection, chain: Row[Any], units: Counts, *, sign: int = 1, newest: dict[str, Any] | None = None
-) -> None:
-    """Open or close a hold, and move the chain on; refuses if the row is not as it was read."""
-    table = tables.chains
-    unchanged = (table.c.tenant == chain.tenant) & (table.c.sequence == chain.sequence)
-    unchanged &= (table.c.held_requests == chain.held_requests) & (table.c.held_tokens == chain.held_tokens)
-    values = {f"held_{m}": table.c[f"held_{m}"] + sign * n for m, n in zip(Counts._fields, units, strict=True)}
-    moved = {c: newest[c] for c in ("sequence", "hash", "at")} if newest else {}
-    if connection.execute(update(table).where(unchanged).values(**values, **moved)).rowcount != 1:
-        raise ConflictError("the tenant's ledger was changed in between", hint="send it again")
-
-
-def _keep_terms(connection: Connection, terms: Pricing, at: int) -> None:
-    row = {"version": terms.version, "terms": terms.as_json(), "at": at}
-    connection.execute(_upsert(connection)(tables.prices).values(row).on_conflict_do_nothing())
-
-
-def _post(connection: Connection, charge: Charge, tenant: str) -> None:
-    shared = {"entry": charge.request, "currency": charge.currency, "at": charge.at}
-    sides: Sequence[tuple[str, int]] = (
-        (receivable(tenant), charge.amount_nano),
-        (REVENUE, -charge.amount_nano),
-    )
-    connection.execute(insert(tables.postings), [shared | {"account": a, "amount_nano": n} for a, n in sides])
-
-
-REVENUE = "revenue:usage"
+    """The sha256 that a usage row must carry: of every other column that is not null, ``previous`` included."""
+    return hashlib.sha256(canonical({k: v for k, v in row.items() if k != "hash" and v is not None})).hexdigest()
 
 
 def receivable(tenant: str) -> str:
@@ -335,19 +265,94 @@ def receivable(tenant: str) -> str:
     return f"tenant:{tenant}:receivable"
 
 
-def _count(connection: Connection, tenant: str, period: str, units: Counts, amount: int) -> None:
-    table = tables.counters
-    row = {"tenant": tenant, "period": period, "spent_nano": amount, **units._asdict()}
-    added = {c: table.c[c] + row[c] for c in (*Counts._fields, "spent_nano")}
-    statement = _upsert(connection)(table).values(row)
-    connection.execute(statement.on_conflict_do_update(index_elements=["tenant", "period"], set_=added))
+def lock(connection: Connection, tenant: str) -> Chain:
+    """The tenant's chain row, ours until the end of the transaction.
+
+    Raises:
+        AccessError: there is no such tenant.
+    """
+    row = _CHAIN.one(connection, tenant=tenant)
+    if row is None:
+        raise AccessError("there is no such tenant", status=404, where=tenant, hint="feilun tenant list")
+    name, sequence, digest, at, requests, inputs, tokens, more, due_nano = row
+    return Chain(name, sequence, digest, at, Counts.of(requests, inputs, tokens, more), due_nano)
 
 
-def _upsert(connection: Connection) -> Callable[[Any], Any]:
-    return sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+def _move(connection: Connection, old: Chain, new: Chain) -> None:
+    """Write the locked chain row; refuses if it is not as it was read."""
+    held = new.held.columns()
+    values = {"sequence": new.sequence, "hash": new.hash, "at": new.at, "due_nano": new.due_nano}
+    values |= {f"held_{name}": held[name] for name in held}
+    was = {"was_sequence": old.sequence, "was_requests": old.held.requests, "was_tokens": old.held.tokens}
+    if _MOVE.run(connection, tenant=old.tenant, **values, **was).rowcount != 1:
+        raise ConflictError("the tenant's ledger was changed in between", hint="send it again")
 
 
-def _replay(row: Row[Any]) -> Replay:
-    if row.answer is None:
+def _unhold(connection: Connection, chain: Chain, row: _Request) -> Chain:
+    moved = chain._replace(held=chain.held.minus(row.units))
+    _move(connection, chain, moved)
+    _LET_GO.run(connection, id=row.id)
+    return moved
+
+
+def _held(ask: Ask) -> dict[str, Any]:
+    counted = ask.units.columns()
+    return {"key": ask.key or None} | {f"held_{name}": counted[name] for name in ("inputs", "tokens", "more")}
+
+
+def _request(row: tuple[Any, ...] | None) -> _Request | None:
+    if row is None:
+        return None
+    identity, body, state, holder, until, status, answer, inputs, tokens, more = row
+    return _Request(identity, body, state, holder, until, status, answer, Counts.of(1, inputs, tokens, more))
+
+
+def _replay(row: _Request) -> Replay:
+    if row.answer is None or row.status is None:
         raise ConflictError("the answer of this request is no longer kept", hint="use a new Idempotency-Key")
     return Replay(row.id, row.status, row.answer.encode())
+
+
+_CHAIN = Statement(
+    "SELECT tenant, sequence, hash, at, held_requests, held_inputs, held_tokens, held_more, due_nano "
+    "FROM chains WHERE tenant = :tenant",
+    lock=True,
+)
+_MOVE = Statement(
+    "UPDATE chains SET sequence = :sequence, hash = :hash, at = :at, held_requests = :held_requests, "
+    "held_inputs = :held_inputs, held_tokens = :held_tokens, held_more = :held_more, due_nano = :due_nano "
+    "WHERE tenant = :tenant AND sequence = :was_sequence "
+    "AND held_requests = :was_requests AND held_tokens = :was_tokens"
+)
+_TENANT = Statement("SELECT plan, budget_nano, active FROM tenants WHERE id = :tenant")
+_COLUMNS = "id, body_sha256, state, holder, lease_until, status, answer, held_inputs, held_tokens, held_more"
+_BY_KEY = Statement(f"SELECT {_COLUMNS} FROM requests WHERE tenant = :tenant AND idempotency_key = :idempotency_key")
+_BY_HOLDER = Statement(f"SELECT {_COLUMNS} FROM requests WHERE id = :id AND state = 'held' AND holder = :holder")
+_ENDED = Statement(f"SELECT {_COLUMNS} FROM requests WHERE state = 'held' AND tenant = :tenant AND lease_until <= :now")
+_STALE = Statement("SELECT DISTINCT tenant FROM requests WHERE state = 'held' AND lease_until <= :now")
+_INSERT_REQUEST = Statement(
+    "INSERT INTO requests (id, tenant, idempotency_key, body_sha256, state, holder, held_inputs, held_tokens, "
+    "created_at, lease_until, key, held_more) VALUES (:id, :tenant, :idempotency_key, :body_sha256, 'held', :holder, "
+    ":held_inputs, :held_tokens, :now, :until, :key, :held_more)"
+)
+_HOLD_AGAIN = Statement(
+    "UPDATE requests SET state = 'held', holder = :holder, held_inputs = :held_inputs, held_tokens = :held_tokens, "
+    "held_more = :held_more, key = :key, lease_until = :until WHERE id = :id"
+)
+_LET_GO = Statement("UPDATE requests SET state = 'released' WHERE id = :id")
+_POST = Statement(
+    "UPDATE requests SET state = 'posted', status = 200, answer = :answer, inputs = :inputs WHERE id = :id"
+)
+_KEEP_TERMS = Statement(
+    "INSERT INTO prices (version, terms, at) VALUES (:version, :terms, :at) ON CONFLICT (version) DO NOTHING"
+)
+_INSERT_USAGE = Statement(
+    "INSERT INTO usage (request, tenant, key, release, route, inputs, tokens, compute_ns, plan, price_version, "
+    "amount_nano, currency, at, sequence, previous, hash, more) VALUES (:request, :tenant, :key, :release, :route, "
+    ":inputs, :tokens, :compute_ns, :plan, :price_version, :amount_nano, :currency, :at, :sequence, :previous, :hash, "
+    ":more)"
+)
+_INSERT_POSTINGS = Statement(
+    "INSERT INTO postings (entry, account, currency, amount_nano, at) VALUES "
+    "(:entry, :owed, :currency, :plus, :at), (:entry, :revenue, :currency, :minus, :at)"
+)

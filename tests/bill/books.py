@@ -12,8 +12,9 @@ from sqlalchemy import insert, select, update
 from ulid import ULID
 
 from feilun.accounts.terms import Counts, Terms
-from feilun.store import ledger, tables
+from feilun.store import audit, ledger, tables
 from feilun.store.database import Database
+from feilun.store.periods import period_of
 
 NUMBERS = itertools.count(1)
 
@@ -67,17 +68,18 @@ class Books:
         chain = connection.execute(select(tables.chains).where(tables.chains.c.tenant == tenant)).one()
         sequence, previous = chain.sequence, chain.hash
         counters = connection.execute(select(tables.counters).where(tables.counters.c.tenant == tenant)).all()
-        counts = {c.period: Counts(c.requests, c.inputs, c.tokens) for c in counters}
+        counts = {c.period: Counts.of(c.requests, c.inputs, c.tokens, c.more) for c in counters}
         spent = {c.period: c.spent_nano for c in counters}
         requests, usage, postings = [], [], []
         for use in uses:
-            month = ledger.period_of(use.at)
+            month = period_of(use.at)
             before = counts.get(month, Counts())
             counts[month] = before.plus(Counts(1, use.inputs, use.tokens))
             amount = terms.amount(before, counts[month])
             spent[month] = spent.get(month, 0) + amount
             sequence += 1
-            row = {"request": str(ULID()), "tenant": tenant, "key": "k", "release": use.release, "route": "classify"}
+            row = {"request": str(ULID()), "tenant": tenant, "key": f"k-{tenant}"[:32]}
+            row |= {"release": use.release, "route": "classify"}
             row |= {"inputs": use.inputs, "tokens": use.tokens, "compute_ns": use.compute_ns, "plan": plan}
             row |= {"price_version": terms.version, "amount_nano": amount, "currency": terms.currency, "at": use.at}
             row |= {"sequence": sequence, "previous": previous}
@@ -98,8 +100,9 @@ class Books:
         connection.execute(update(tables.chains).where(mine).values(sequence=sequence, hash=previous, at=newest))
         connection.execute(tables.counters.delete().where(tables.counters.c.tenant == tenant))
         for month, count in counts.items():
-            row = {"tenant": tenant, "period": month, "spent_nano": spent[month], **count._asdict()}
+            row = {"tenant": tenant, "period": month, "spent_nano": spent[month], **count.columns()}
             connection.execute(insert(tables.counters).values(row))
+        audit.rebuild(connection, tenant)  # what is due, and the counters of keys
         return usage
 
     def invoice_row(self, number: str) -> dict[str, Any]:

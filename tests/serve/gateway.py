@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from feilun.accounts.terms import Schedule
 from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
@@ -84,7 +85,7 @@ def main() -> None:
         told["url"],
         Path(told["artifacts"]),
         pepper=PEPPER,
-        plans=PLANS,
+        plans={name: Schedule.always(terms) for name, terms in PLANS.items()},
         port=told["port"],
         settings=GatewaySettings(**options),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from sqlalchemy import insert
 from ulid import ULID
 
@@ -23,6 +25,7 @@ class Books:
     ):
         self.database = database
         self.tenant = tenant
+        self.key = secrets.token_hex(8)
         self.terms = terms
         known = database.write(_release)
         assert known
@@ -33,13 +36,15 @@ class Books:
     ) -> ledger.Hold | ledger.Replay | ledger.Busy:
         ask = ledger.Ask(str(ULID()), self.tenant, key, body, Counts(1, inputs, tokens), lease_s)
         holder = str(ULID())
-        return self.database.write(lambda c: ledger.hold(c, ask, lambda _: self.terms, holder), order=self.tenant)
+        return self.database.write(lambda c: ledger.hold(c, ask, lambda *_: self.terms, holder), order=self.tenant)
 
     def capture(self, held: object, *, tokens: int = 3, inputs: int = 1, compute_ns: int = 7) -> ledger.Charge:
         assert isinstance(held, ledger.Hold)
-        done = ledger.Done("key", RELEASE, "/v1/classify", Counts(1, inputs, tokens), compute_ns)
+        done = ledger.Done(self.key, RELEASE, "/v1/classify", Counts(1, inputs, tokens), compute_ns)
         charge, _ = self.database.write(
-            lambda c: ledger.capture(c, held, done, lambda _: self.terms, lambda charge: b'{"n":%d}' % charge.sequence),
+            lambda c: ledger.capture(
+                c, held, done, lambda *_: self.terms, lambda charge: b'{"n":%d}' % charge.sequence
+            ),
             order=self.tenant,
         )
         return charge

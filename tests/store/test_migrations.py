@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, insert, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from feilun.errors import ConflictError
 from feilun.store import tables
 from feilun.store.database import Database
-from feilun.store.migrations import migrate, open_database
+from feilun.store.migrations import migrate, migrations, open_database
 from tests.store.books import Books
 
 
@@ -52,7 +52,7 @@ def test_many_processes_may_open_a_new_database_at_once(database_url: str) -> No
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
     assert [p.communicate()[1].decode() for p in started] == [""] * 4
     with Database(database_url) as database, database.read() as connection:
-        assert connection.execute(text("SELECT count(*) FROM migrations")).scalar() == 1
+        assert connection.execute(text("SELECT count(*) FROM migrations")).scalar() == len(migrations("sqlite"))
 
 
 def test_a_database_from_a_newer_program_is_refused(database: Database) -> None:
@@ -104,13 +104,26 @@ def fill(database: Database) -> None:
     rows = {
         "promotions": "'1', 'reviews', '{r}', NULL, 1, 'x', 2",
         "turns": "'1', 'reviews', '{r}', NULL, 'keep', '{{}}', 2",
-        "invoices": "'1', '1', 'acme', '2026-11', 'USD', 0, 1, 1, '{{}}', 2",
+        "invoices": "'1', '1', 'acme', '2026-11', 'USD', 0, 1, 1, '{{}}', 2, 1, 0",
         "feedback": "'1', 'acme', (SELECT id FROM requests), 0, '{r}', 'correction', 't', 'a', 'b', 'ann', 2",
         "consents": "'1', 'acme', 'ann', 'learn', TRUE, 2",
+        "notices": "'acme', 'budget', '2026-11', 80, 2",
+        "gateways": "'1', 1, 2, 3, 4, 5, 6, 7, 8",
+        "credit_notes": "'1', 'CN-1', '1', 'acme', 'USD', 1, '{{}}', 2",
+        "profiles": "'2', 'acme', '{{}}', 2",
+        "plan_prices": "'1', 'any', (SELECT version FROM prices), 1, 2",
+        "grants": "'1', 'acme', 'USD', 5, NULL, 'paid', 2",
+        "grant_uses": "'1', '1', '1', 5, 2",
+        "redemptions": "'1', 'acme', 'LAUNCH', '{{}}', 2",
+        "event_batches": "1, 'key', 1, '0', '1', 2",
+        "payments": "'evt_1', '1', 'invoice.paid', 'paid', 5, 'USD', 1, 2",
     }
 
     def insert_all(connection: Any) -> None:
         for table, values in rows.items():
             connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({values.format(r='a' * 64)})")
+
+        row = {"tenant": "acme", "sequence": 1, "identity": b"i" * 16, "batch": 1, "source": "s", "event": "1"}
+        connection.execute(insert(tables.events).values(row | {"meter": "pages", "units": 1, "at": 2}))
 
     database.write(insert_all)

@@ -1,0 +1,242 @@
+"""Budgets, quotas and prepaid credit: exact under concurrency, because the ledger has locked the tenant's row.
+
+A request is admitted only if every limit would hold were all open holds captured. Holds are counted in units, not in
+money, because what one request costs depends on how many came before it. A key's budget is tested against the most
+that its open holds can cost in any order (``Limits.ceiling``), so it is never overrun and can refuse a little early
+where a plan has tiers. What is only known after the work (``compute_ms``, generated tokens beyond what was held) is
+charged and counted, and can take the last requests in flight over a limit by that much.
+
+A limit that a request takes past a stated percentage is noted once a month and told by webhook, in the transaction
+that charges the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from feilun.errors import QuotaError
+from feilun.store import outbox
+from feilun.store.counts import Counts
+from feilun.store.money import format_money
+from feilun.store.periods import bounds, period_of
+from feilun.store.statements import Statement
+
+
+class Limits(Protocol):
+    """What a plan's terms say about limits, and what units cost under them."""
+
+    @property
+    def currency(self) -> str:
+        """ISO 4217."""
+
+    @property
+    def quota(self) -> Mapping[str, int]:
+        """The most units of a meter in a calendar month (UTC)."""
+
+    @property
+    def warn_percent(self) -> tuple[int, ...]:
+        """Percentages of a limit at which its tenant is told."""
+
+    @property
+    def prepaid(self) -> bool:
+        """Whether usage must be covered by prepaid credit."""
+
+    def amount(self, before: Counts, after: Counts) -> int:
+        """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``."""
+
+    def ceiling(self, units: Counts) -> int:
+        """The most that ``units`` can cost, wherever in the month they fall."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request asks for, beside what its tenant holds already."""
+
+    tenant: str
+    key: str
+    units: Counts
+    held: Counts
+    due_nano: int  # usage that no invoice covers yet
+    now: int
+
+    @property
+    def open(self) -> Counts:
+        """All open holds, this one included."""
+        return self.held.plus(self.units)
+
+
+@dataclass(frozen=True)
+class Month:
+    """Units of a calendar month and what they cost, in nano-units."""
+
+    units: Counts
+    spent: int
+
+    def plus(self, units: Counts, amount: int) -> Month:
+        """With one more request."""
+        return Month(self.units.plus(units), self.spent + amount)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A captured request: its month before and after it, for the tenant and for the key."""
+
+    tenant: str
+    key: str
+    before: Month
+    after: Month
+    key_before: Month
+    key_after: Month
+
+
+def check(connection: Connection, wanted: Wanted, terms: Limits, budget_nano: int | None, period: str) -> None:
+    """Refuse what any limit does not cover.
+
+    Raises:
+        QuotaError: says which limit, when it begins anew, and what to do.
+    """
+    key_budget = _key_budget(connection, wanted.key)
+    if budget_nano is None and key_budget is None and not terms.quota and not terms.prepaid:
+        return
+    month = month_of(connection, wanted.tenant, period)
+    then = month.units.plus(wanted.open)
+    for meter, most in terms.quota.items():
+        if wanted.units[meter] and then[meter] > most:
+            raise _refused(
+                f"the quota of {most:,} {meter} a month does not cover the request",
+                wanted.now,
+                code="quota-exceeded",
+                hint="it begins anew with the next calendar month (UTC); another plan can have more",
+            )
+    if budget_nano is not None and month.spent + terms.amount(month.units, then) > budget_nano:
+        raise _refused("the budget for this month does not cover the request", wanted.now)
+    if terms.prepaid:
+        left = credit_left(connection, wanted.tenant, terms.currency, wanted.now)
+        if wanted.due_nano + terms.amount(month.units, then) > left:
+            raise _refused(
+                f"the prepaid credit of {format_money(left, terms.currency)} does not cover the request",
+                wanted.now,
+                code="credit-used-up",
+                hint="whoever runs this service can add credit: feilun bill credit",
+                retry_after=3600,
+            )
+    if key_budget is not None:
+        spent = month_of_key(connection, wanted.key, period).spent
+        if spent + terms.ceiling(_held_by_key(connection, wanted).plus(wanted.units)) > key_budget:
+            raise _refused(
+                "the budget of this key for this month does not cover the request",
+                wanted.now,
+                code="key-budget-exceeded",
+                hint="it begins anew with the next calendar month (UTC); use another key, or have its budget raised",
+            )
+
+
+def warn(connection: Connection, step: Step, terms: Limits, budget_nano: int | None, at: int) -> None:
+    """Note each limit whose percentage this request has passed, once a month, and tell it by webhook."""
+    period = period_of(at)
+    for subject, most, before, after in _watched(connection, step, terms, budget_nano):
+        for percent in terms.warn_percent:
+            if before * 100 < most * percent <= after * 100:
+                values = {"tenant": step.tenant, "subject": subject, "period": period, "percent": percent, "at": at}
+                if _NOTICE.run(connection, **values).rowcount == 1:
+                    _tell(connection, values | {"limit": most, "used": after, "currency": terms.currency})
+
+
+def month_of(connection: Connection, tenant: str, period: str) -> Month:
+    """A tenant's month so far."""
+    return _month(_MONTH.one(connection, owner=tenant, period=period))
+
+
+def month_of_key(connection: Connection, key: str, period: str) -> Month:
+    """A key's month so far."""
+    return _month(_MONTH_OF_KEY.one(connection, owner=key, period=period))
+
+
+def count(connection: Connection, step: Step, period: str) -> None:
+    """Write the month's new totals of the tenant and of the key; nobody else can, while the tenant's row is locked."""
+    for statement, owner, month in ((_COUNT, step.tenant, step.after), (_COUNT_KEY, step.key, step.key_after)):
+        statement.run(connection, owner=owner, period=period, spent=month.spent, **month.units.columns())
+
+
+def credit_left(connection: Connection, tenant: str, currency: str, now: int) -> int:
+    """Prepaid credit, in nano-units, that has neither been used nor expired."""
+    row = _CREDIT.one(connection, tenant=tenant, currency=currency, now=now)
+    return int(row[0]) if row is not None and row[0] is not None else 0
+
+
+def _watched(
+    connection: Connection, step: Step, terms: Limits, budget_nano: int | None
+) -> Iterator[tuple[str, int, int, int]]:
+    """Every limit of the request: its name, how much, and how much of it was used before and after."""
+    if budget_nano is not None:
+        yield "budget", budget_nano, step.before.spent, step.after.spent
+    for meter, most in terms.quota.items():
+        yield f"quota:{meter}", most, step.before.units[meter], step.after.units[meter]
+    key_budget = _key_budget(connection, step.key)
+    if key_budget is not None:
+        yield f"key:{step.key}", key_budget, step.key_before.spent, step.key_after.spent
+
+
+def _tell(connection: Connection, notice: dict[str, Any]) -> None:
+    limit = notice["subject"].partition(":")[0]
+    kind = f"{limit}.{'reached' if notice['percent'] >= 100 else 'warning'}"
+    identity = outbox.identity("limit", *(str(notice[name]) for name in ("tenant", "subject", "period", "percent")))
+    payload = {"type": kind, "data": notice}
+    outbox.put(connection, kind="webhook", id=identity, subject=notice["tenant"], payload=payload)
+
+
+def _month(row: tuple[Any, ...] | None) -> Month:
+    return Month(Counts(), 0) if row is None else Month(Counts.of(*row[:4]), int(row[4]))
+
+
+def _key_budget(connection: Connection, key: str) -> int | None:
+    row = _KEY_BUDGET.one(connection, key=key) if key else None
+    return None if row is None else row[0]
+
+
+def _held_by_key(connection: Connection, wanted: Wanted) -> Counts:
+    held = Counts()
+    for row in _HELD_BY_KEY.run(connection, tenant=wanted.tenant, key=wanted.key).fetchall():
+        held = held.plus(Counts.of(1, *row))
+    return held
+
+
+def _refused(what: str, now: int, **more: Any) -> QuotaError:
+    hint = "it begins anew with the next calendar month (UTC); whoever runs this service can raise it"
+    told: dict[str, Any] = {"retry_after": _seconds_left(now), "hint": hint, "code": "budget-exceeded"}
+    return QuotaError(what, **(told | more))
+
+
+def _seconds_left(now: int) -> int:
+    return (bounds(period_of(now))[1] - now) // 10**6 + 1
+
+
+_READ = "SELECT requests, inputs, tokens, more, spent_nano FROM {0} WHERE {1} = :owner AND period = :period"
+_WRITE = (
+    "INSERT INTO {0} ({1}, period, requests, inputs, tokens, more, spent_nano) "
+    "VALUES (:owner, :period, :requests, :inputs, :tokens, :more, :spent) ON CONFLICT ({1}, period) DO UPDATE SET "
+    "requests = excluded.requests, inputs = excluded.inputs, tokens = excluded.tokens, more = excluded.more, "
+    "spent_nano = excluded.spent_nano"
+)
+_MONTH = Statement(_READ.format("counters", "tenant"))
+_MONTH_OF_KEY = Statement(_READ.format("key_counters", "key"))
+_COUNT = Statement(_WRITE.format("counters", "tenant"))
+_COUNT_KEY = Statement(_WRITE.format("key_counters", "key"))
+_KEY_BUDGET = Statement("SELECT budget_nano FROM keys WHERE public_id = :key")
+_HELD_BY_KEY = Statement(
+    "SELECT held_inputs, held_tokens, held_more FROM requests WHERE state = 'held' AND tenant = :tenant AND key = :key"
+)
+_NOTICE = Statement(
+    "INSERT INTO notices (tenant, subject, period, percent, at) VALUES (:tenant, :subject, :period, :percent, :at) "
+    "ON CONFLICT (tenant, subject, period, percent) DO NOTHING"
+)
+_CREDIT = Statement(
+    "SELECT SUM(grants.amount_nano) - COALESCE((SELECT SUM(used.amount_nano) FROM grant_uses AS used "
+    "JOIN grants AS given ON given.id = used.credit WHERE given.tenant = :tenant AND given.currency = :currency "
+    "AND (given.expires_at IS NULL OR given.expires_at > :now)), 0) FROM grants WHERE grants.tenant = :tenant "
+    "AND grants.currency = :currency AND (grants.expires_at IS NULL OR grants.expires_at > :now)"
+)

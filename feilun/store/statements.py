@@ -1,0 +1,77 @@
+"""SQL that is written once and handed to the driver as it is: for the few statements that every request runs.
+
+Building a SQLAlchemy statement and its result costs some 200 µs of Python, the driver's own call 5 to 10 µs on SQLite
+(docs/log.md has the figures). A gateway runs some fifteen statements for each answer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+_NAME = re.compile(r"(?<!:):([a-z_0-9]+)")
+
+
+class Cursor(Protocol):
+    """What both drivers give back."""
+
+    rowcount: int
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The next row."""
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All that are left."""
+
+
+class Statement:
+    """One statement with ``:named`` values, in the SQL that SQLite and PostgreSQL share.
+
+    Args:
+        sql: the statement.
+        lock: whether PostgreSQL is to lock the rows that it selects; SQLite has one writer anyway.
+    """
+
+    def __init__(self, sql: str, *, lock: bool = False) -> None:
+        self._sqlite = sql
+        self._postgresql = _NAME.sub(r"%(\1)s", sql.replace("%", "%%")) + (" FOR UPDATE" if lock else "")
+
+    def run(self, connection: Connection, **values: Any) -> Cursor:
+        """Run it within the connection's transaction.
+
+        Raises:
+            DBAPIError: the same as from SQLAlchemy's own execution.
+        """
+        driver: Any = connection.connection.driver_connection
+        try:
+            found: Cursor = driver.execute(
+                self._sqlite if connection.dialect.name == "sqlite" else self._postgresql, values
+            )
+        except _errors(connection) as error:
+            raise _told(connection, error, self._sqlite) from error
+        return found
+
+    def one(self, connection: Connection, **values: Any) -> tuple[Any, ...] | None:
+        """Its first row, None where there is none."""
+        return self.run(connection, **values).fetchone()
+
+
+def _errors(connection: Connection) -> Any:
+    return connection.dialect.loaded_dbapi.Error
+
+
+def _told(connection: Connection, error: Any, sql: str) -> BaseException:
+    """The driver's error as SQLAlchemy tells it; a connection that is gone is not used again."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.is_disconnect(error, driver, None):
+        connection.invalidate(error)
+    told: BaseException = DBAPIError.instance(sql, None, error, _errors(connection), dialect=connection.dialect)
+    return told
+
+
+SAVEPOINT = Statement("SAVEPOINT job")
+RELEASE = Statement("RELEASE SAVEPOINT job")
+ROLLBACK = Statement("ROLLBACK TO SAVEPOINT job")
