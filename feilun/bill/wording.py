@@ -190,7 +190,7 @@ def _usage(line: Line, language: Language) -> str:
     parts = [name + ("（套餐内）" if included else "")]
     parts += [f"{when}由版本 {release} 应答" if release else when]
     parts += _rate_words(line, language)
-    return "，".join(parts) + ("（此前未开票）" if line.words.get("late") else "")
+    return "，".join(parts) + ("（此前未计费）" if line.words.get("late") else "")
 
 
 def _when(line: Line, month: str, language: Language) -> str:
