@@ -138,41 +138,21 @@ def use(connection: Connection, lines: Sequence[Line], invoice: str, at: int) ->
         connection.execute(insert(tables.grant_uses), rows)
 
 
-def sweep(database: Database, tenant: str) -> int:
-    """Book what is left of a tenant's expired credit as income; nano-units of all currencies are not mixed: a count.
+def sweep(connection: Connection, tenant: str, before: int, now: int) -> list[Credit]:
+    """Book as income what is left of credit that expired up to ``before``. The tenant must be locked.
 
-    Credit waits while there is usage from before it expired that no invoice covers yet: it can still pay for that.
-
-    Returns:
-        How many grants were swept.
+    Args:
+        before: the end of what is invoiced: later credit can still pay for usage from before it expired.
     """
-
-    def write(connection: Connection) -> int:
-        ledger.lock(connection, tenant)
-        now = now_us(connection)
-        pending = _earliest_uninvoiced(connection, tenant)
-        expired = [
-            credit
-            for credit in of_tenant(connection, tenant)
-            if credit.left_nano > 0 and credit.expires_at is not None and credit.expires_at <= min(now, pending)
-        ]
-        for credit in expired:
-            identity = str(ULID())
-            row = {"id": identity, "credit": credit.id, "invoice": None, "amount_nano": credit.left_nano, "at": now}
-            connection.execute(insert(tables.grant_uses).values(row))
-            sides = {prepaid(tenant): credit.left_nano, BREAKAGE: -credit.left_nano}
-            _post(connection, (identity, credit.currency, now), sides)
-        return len(expired)
-
-    return database.write(write, order=tenant)
-
-
-def _earliest_uninvoiced(connection: Connection, tenant: str) -> int:
-    usage, invoices = tables.usage.c, tables.invoices.c
-    covered = connection.execute(select(func.max(invoices.last_sequence)).where(invoices.tenant == tenant)).scalar()
-    mine = (usage.tenant == tenant) & (usage.sequence > (covered or 0))
-    found = connection.execute(select(func.min(usage.at)).where(mine)).scalar()
-    return MOST if found is None else int(found)
+    expired = [c for c in of_tenant(connection, tenant) if c.left_nano and c.expires_at is not None]
+    expired = [credit for credit in expired if (credit.expires_at or 0) <= before]
+    for credit in expired:
+        identity = str(ULID())
+        row = {"id": identity, "credit": credit.id, "invoice": None, "amount_nano": credit.left_nano, "at": now}
+        connection.execute(insert(tables.grant_uses).values(row))
+        sides = {prepaid(tenant): credit.left_nano, BREAKAGE: -credit.left_nano}
+        _post(connection, (identity, credit.currency, now), sides)
+    return expired
 
 
 def _post(connection: Connection, entry: tuple[str, str, int], sides: Mapping[str, int]) -> None:

@@ -1,0 +1,160 @@
+"""Coupons: redeemed once by a tenant, with the terms that they had then; discounts on invoices follow from these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, insert, select, text
+from ulid import ULID
+
+from feilun.bill.amounts import microseconds
+from feilun.bill.rating import Line
+from feilun.bill.wording import worded
+from feilun.errors import AccessError, ConflictError, SettingError, did_you_mean
+from feilun.store import ledger, tables
+from feilun.store.artifacts import canonical
+from feilun.store.database import Database, now_us
+from feilun.store.money import half_even, round_to_minor
+from feilun.store.periods import period_of
+
+if TYPE_CHECKING:
+    from feilun.bill.settings import BillSettings
+
+CHARGES = ("fee", "unused", "included", "usage", "event", "gauge", "trial")  # what a discount is taken off
+
+
+@dataclass(frozen=True)
+class Coupon:
+    """What a tenant redeemed: a percentage or an amount off each of the first ``months`` months.
+
+    ``percent`` is a decimal string, ``off_nano`` nano-units of ``currency``; the other one is None.
+    """
+
+    code: str
+    percent: str | None
+    off_nano: int | None
+    currency: str | None
+    months: int
+    at: int
+
+    def month(self, period: str) -> int | None:
+        """Which of its months ``period`` is, from 1; None where it does not hold then."""
+        begun = period_of(self.at)
+        number = (int(period[:4]) - int(begun[:4])) * 12 + int(period[5:]) - int(begun[5:]) + 1
+        return number if 1 <= number <= self.months else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return asdict(self)
+
+
+def redeem(database: Database, tenant: str, code: str, settings: BillSettings) -> Coupon:
+    """Redeem a coupon of the project file for a tenant: it holds from this month on.
+
+    Raises:
+        SettingError: there is no such coupon.
+        AccessError: there is no such tenant.
+        ConflictError: it was redeemed before, too often or too late, or is not for the tenant's plan.
+    """
+    if code not in settings.coupons:
+        hint = did_you_mean(code, settings.coupons) or f"known: {', '.join(sorted(settings.coupons)) or 'none'}"
+        raise SettingError(
+            f"there is no coupon '{code[:80]}'", where="[bill.coupons]", hint=hint, code="unknown-coupon"
+        )
+    offer = settings.coupons[code]
+
+    def write(connection: Connection) -> Coupon:
+        ledger.lock(connection, tenant)
+        now = now_us(connection)
+        if connection.dialect.name == "postgresql" and offer.most is not None:  # how often is counted over all tenants
+            connection.execute(text("LOCK TABLE redemptions IN SHARE ROW EXCLUSIVE MODE"))
+        plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
+        used = tables.redemptions.c
+        tenants = connection.execute(select(used.tenant).where(used.coupon == code)).scalars().all()
+        refused = {
+            "was redeemed before": tenant in tenants,
+            f"is not for the plan '{plan}'": bool(offer.plans) and plan not in offer.plans,
+            "was redeemed as often as it may be": offer.most is not None and len(tenants) >= offer.most,
+            "can no longer be redeemed": offer.redeem_by is not None and now >= microseconds(offer.redeem_by),
+        }
+        for why, is_so in refused.items():
+            if is_so:
+                raise ConflictError(f"the coupon '{code}' {why}", where=f"tenant '{tenant}'", code="coupon-refused")
+        amount = offer.amount_off
+        coupon = Coupon(
+            code,
+            None if offer.percent_off is None else str(offer.percent_off),
+            amount.nano if amount else None,
+            amount.currency if amount else None,
+            offer.months,
+            now,
+        )
+        terms = {name: value for name, value in asdict(coupon).items() if name not in ("code", "at")}
+        row = {"id": str(ULID()), "tenant": tenant, "coupon": code, "terms": canonical(terms).decode(), "at": now}
+        connection.execute(insert(tables.redemptions).values(row))
+        return coupon
+
+    return database.write(write, order=tenant)
+
+
+def of_tenant(connection: Connection, tenant: str, before: int | None = None) -> list[Coupon]:
+    """What a tenant has redeemed (up to ``before``), oldest first."""
+    rows = tables.redemptions.c
+    query = select(tables.redemptions).where(rows.tenant == tenant).order_by(rows.at, rows.id)
+    if before is not None:
+        query = query.where(rows.at <= before)
+    return [Coupon(code=row.coupon, at=row.at, **json.loads(row.terms)) for row in connection.execute(query)]
+
+
+def discounts(
+    coupons: Sequence[Coupon], lines: Sequence[Line], given: Mapping[tuple[str, str], int], currency: str
+) -> list[Line]:
+    """What the coupons take off the lines, a line for each coupon and month; a later coupon off what is left.
+
+    A percentage is also taken off what is given back, so a corrected charge is discounted as it would have been.
+
+    Args:
+        given: by coupon and month, what earlier invoices took off (below 0): an amount is taken once a month.
+    """
+    base: dict[str, int] = {}
+    for line in lines:
+        if line.kind in CHARGES:
+            base[line.period] = base.get(line.period, 0) + line.amount_nano
+    found = []
+    for coupon in coupons:
+        for period in sorted(base):
+            month = coupon.month(period)
+            if month is None or not base[period] or coupon.currency not in (None, currency):
+                continue
+            words: dict[str, str | int] = {"coupon": coupon.code, "base_nano": base[period]}
+            words |= {"month": month, "months": coupon.months}
+            if coupon.percent is not None:
+                words["percent"] = coupon.percent
+                exact = -percent_of(base[period], coupon.percent)
+            else:
+                left = (coupon.off_nano or 0) + given.get((coupon.code, period), 0)
+                words["off_nano"] = left
+                exact = -max(0, min(left, base[period]))
+            amount = round_to_minor(exact, currency)
+            if not exact:
+                continue
+            line = Line(
+                kind="discount", period=period, unit_nano=exact, exact_nano=exact, amount_nano=amount, words=words
+            )
+            found.append(worded(line, currency))
+            base[period] += amount
+    return found
+
+
+def percent_of(nano: int, percent: str) -> int:
+    """Exact but for the last nano-unit, half to even.
+
+    >>> percent_of(19 * 10**9, "7.5")
+    1425000000
+    """
+    share = Fraction(percent) * nano / 100
+    return half_even(share.numerator, share.denominator)
