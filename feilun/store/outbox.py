@@ -37,7 +37,10 @@ State = Literal["waiting", "delivered", "dead"]
 
 @dataclass(frozen=True)
 class Parcel:
-    """A claimed row. ``attempt`` counts from 1 and fences: only the newest claim of a row can note what came of it."""
+    """A claimed row. ``attempt`` counts from 1 and fences: only the newest claim of a row can note a failure.
+
+    ``created_at`` is when it was put, ``at`` when it was claimed: microseconds since 1970, UTC.
+    """
 
     id: str
     kind: str
@@ -45,6 +48,7 @@ class Parcel:
     payload: Mapping[str, Any]
     attempt: int
     created_at: int
+    at: int
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,19 @@ def put(connection: Connection, *, kind: str, id: str, subject: str, payload: Ma
 
     Args:
         kind: which sender takes it: ``webhook``, ``stripe.customer``, ``stripe.invoice``, ...
-        id: deterministic, at most 64 characters; ``identity`` makes one.
+        id: deterministic; of one with more than 64 characters the ``identity`` is kept.
         subject: what it is about, at most 128 characters; rows of one subject go out in order.
         payload: plain JSON values; no secrets.
     """
     outbox = tables.outbox.c
     newest = connection.execute(select(func.max(outbox.created_at)).where(outbox.subject == subject)).scalar()
     at = max(now_us(connection), (newest or 0) + 1)  # one subject's rows never share an instant, so they have an order
-    row = {"id": id, "kind": kind, "subject": subject, "payload": canonical(dict(payload)).decode()}
+    row = {
+        "id": id if len(id) <= 64 else identity(id),
+        "kind": kind,
+        "subject": subject,
+        "payload": canonical(dict(payload)).decode(),
+    }
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     new = insert(tables.outbox).values(**row, created_at=at, due_at=at, attempts=0).on_conflict_do_nothing()
     return connection.execute(new.returning(outbox.id)).first() is not None
@@ -114,7 +123,7 @@ def claim(connection: Connection, kinds: Sequence[str]) -> Parcel | None:
         return None
     taken = {"attempts": row.attempts + 1, "due_at": now + LEASE_S * SECOND}
     connection.execute(update(tables.outbox).where(outbox.id == row.id).values(taken))
-    return Parcel(row.id, row.kind, row.subject, json.loads(row.payload), row.attempts + 1, row.created_at)
+    return Parcel(row.id, row.kind, row.subject, json.loads(row.payload), row.attempts + 1, row.created_at, now)
 
 
 def delivered(connection: Connection, parcel: Parcel, receipt: str) -> bool:
@@ -152,8 +161,8 @@ def revive(connection: Connection, id: str) -> bool:
     return connection.execute(update(tables.outbox).where(dead).values(again)).rowcount == 1
 
 
-def rows(connection: Connection, state: State | None = None) -> list[Row]:
-    """Every row, or those of one state, in the order in which they were put."""
+def rows(connection: Connection, state: State | None = None, *, kind: str | None = None) -> list[Row]:
+    """Every row, or those of one state or kind, in the order in which they were put."""
     outbox = tables.outbox.c
     wanted: dict[State, Any] = {
         "waiting": _waiting(),
@@ -161,7 +170,8 @@ def rows(connection: Connection, state: State | None = None) -> list[Row]:
         "delivered": outbox.delivered_at.is_not(None),
     }
     query: Select[Any] = select(tables.outbox).order_by(outbox.created_at, outbox.id)
-    found = connection.execute(query.where(wanted[state]) if state else query)
+    query = query.where(wanted[state]) if state else query
+    found = connection.execute(query.where(outbox.kind == kind) if kind else query)
     return [
         Row(
             r.id, r.kind, r.subject, _state(r), r.attempts, r.created_at, r.due_at, r.delivered_at, r.receipt, r.failure
@@ -170,8 +180,15 @@ def rows(connection: Connection, state: State | None = None) -> list[Row]:
     ]
 
 
-def receipt(connection: Connection, id: str) -> str | None:
-    """What the other side called a delivered row; None where it has not arrived."""
+def receipt(connection: Connection, kind: str, subject: str) -> str | None:
+    """What the other side called the first row of a kind about a subject; None where none has arrived."""
+    outbox = tables.outbox.c
+    arrived = select(outbox.receipt).where(outbox.subject == subject, outbox.kind == kind, outbox.receipt.is_not(None))
+    return connection.execute(arrived.order_by(outbox.created_at).limit(1)).scalar()
+
+
+def receipt_of(connection: Connection, id: str) -> str | None:
+    """What the other side called a row; None where it has not arrived."""
     return connection.execute(select(tables.outbox.c.receipt).where(tables.outbox.c.id == id)).scalar()
 
 
