@@ -14,7 +14,7 @@ from ulid import ULID
 from feilun.bill.amounts import microseconds
 from feilun.bill.rating import Line
 from feilun.bill.wording import worded
-from feilun.errors import AccessError, ConflictError, SettingError, did_you_mean
+from feilun.errors import ConflictError, SettingError, did_you_mean
 from feilun.store import ledger, tables
 from feilun.store.artifacts import canonical
 from feilun.store.database import Database, now_us

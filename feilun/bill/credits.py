@@ -69,11 +69,11 @@ def grant(database: Database, tenant: str, money: Money, *, reason: str, expires
         now = now_us(connection)
         if expires_at is not None and expires_at <= now:
             raise SettingError("this credit would have expired already", where="expires", hint="give a later day")
-        row = {"id": identity, "tenant": tenant, "currency": money.currency, "amount_nano": money.nano}
-        row |= {"expires_at": expires_at, "reason": reason, "at": now}
+        credit = Credit(identity, tenant, money.currency, money.nano, money.nano, expires_at, reason, now)
+        row = {name: value for name, value in vars(credit).items() if name != "left_nano"}
         connection.execute(insert(tables.grants).values(row))
         _post(connection, (identity, money.currency, now), {prepaid(tenant): -money.nano, CREDITS: money.nano})
-        return Credit(**row, left_nano=money.nano)
+        return credit
 
     return database.write(write, order=tenant)
 
