@@ -328,15 +328,15 @@ assignments = Table(  # append-only: which plan a tenant was on from when
     Index("assignments_by_tenant", "tenant", "at"),
 )
 
-plan_prices = Table(  # append-only: which price version a plan had from when; never from before it was written
+plan_prices = Table(  # append-only: what was announced of a plan's price versions; rows of one time are one announcement
     "plan_prices",
     metadata,
     Column("id", String(26), primary_key=True),
     Column("plan", String(64), nullable=False),
     Column("version", String(64), ForeignKey("prices.version"), nullable=False),
-    Column("begins_at", BigInteger, nullable=False),
-    Column("at", BigInteger, nullable=False),
-    UniqueConstraint("plan", "begins_at"),
+    Column("begins_at", BigInteger, nullable=False),  # never from before it was written
+    Column("at", BigInteger, nullable=False),  # until the plan's next announcement, which replaces what had not begun
+    UniqueConstraint("plan", "at", "begins_at"),
 )
 
 grants = Table(  # append-only: prepaid credit given to a tenant

@@ -135,7 +135,7 @@ CREATE TABLE plan_prices (
 	begins_at BIGINT NOT NULL,
 	at BIGINT NOT NULL,
 	PRIMARY KEY (id),
-	UNIQUE (plan, begins_at),
+	UNIQUE (plan, at, begins_at),
 	FOREIGN KEY(version) REFERENCES prices (version)
 );
 
