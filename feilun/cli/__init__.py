@@ -7,6 +7,7 @@ import sys
 import typer
 
 from feilun.cli import (
+    backup,
     bill,
     demo,
     doctor,
@@ -44,6 +45,8 @@ app.add_typer(releases.app, name="releases")
 app.add_typer(bill.app, name="bill")
 app.command("trace")(trace.trace)
 app.command("status")(status.status)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

@@ -57,13 +57,16 @@ def open_database(url: str) -> Database:
     return database
 
 
-def migrate(database: Database) -> list[int]:
+def migrate(database: Database, until: int | None = None) -> list[int]:
     """Run what is missing, in one transaction, and return its numbers. Safe from many processes at once.
+
+    Args:
+        until: the last one to run; all by default. A backup of older tables needs these first.
 
     Raises:
         ConflictError: the database is newer than this program, or an old migration was changed.
     """
-    known = migrations(database.engine.dialect.name)
+    known = [m for m in migrations(database.engine.dialect.name) if until is None or m.number <= until]
     with database.read() as connection:  # so that opening an up-to-date database takes no lock
         if inspect(connection).has_table("migrations") and not _missing(connection, known):
             return []
