@@ -68,18 +68,34 @@ class Counts(Mapping[str, int]):
 
     def plus(self, other: Counts) -> Counts:
         """Meter by meter."""
-        return Counts(**{meter: self[meter] + other[meter] for meter in {**self._units, **other._units}})
+        units = self._units.copy()
+        for meter, n in other._units.items():
+            units[meter] = units.get(meter, 0) + n
+        return _made(units)
 
     def minus(self, other: Counts) -> Counts:
         """Meter by meter."""
-        return Counts(**{meter: self[meter] - other[meter] for meter in {**self._units, **other._units}})
+        units = self._units.copy()
+        for meter, n in other._units.items():
+            units[meter] = units.get(meter, 0) - n
+        return _made(units)
 
     def columns(self) -> dict[str, Any]:
         """As a row keeps them: a column for each of ``METERS``, and ``more`` as canonical JSON, null where empty."""
-        more = self.more
-        return {meter: self[meter] for meter in METERS} | {"more": canonical(more).decode() if more else None}
+        units, more = self._units, self.more
+        row: dict[str, Any] = {meter: units.get(meter, 0) for meter in METERS}
+        row["more"] = canonical(more).decode() if more else None
+        return row
 
     @classmethod
     def of(cls, requests: int, inputs: int, tokens: int, more: str | None) -> Counts:
         """From the columns of a row."""
-        return cls(int(requests), int(inputs), int(tokens), **(json.loads(more) if more else {}))
+        units = {"requests": requests, "inputs": inputs, "tokens": tokens}
+        return _made(units | json.loads(more) if more else units)
+
+
+def _made(units: dict[str, int]) -> Counts:
+    """Counts of a dictionary that nobody else has."""
+    made = Counts()
+    made._units = {meter: n for meter, n in units.items() if n}
+    return made

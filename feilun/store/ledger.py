@@ -104,7 +104,7 @@ class Charge:
 
 
 class Chain(NamedTuple):
-    """A tenant's row in ``chains``, locked: its newest row, its open holds, and what no invoice covers yet."""
+    """A tenant's row in ``chains``, locked: newest row, open holds, what no invoice covers yet; and its limits."""
 
     tenant: str
     sequence: int
@@ -112,6 +112,10 @@ class Chain(NamedTuple):
     at: int
     held: Counts
     due_nano: int
+    plan: str
+    active: bool
+    budget_nano: int | None
+    key_budget_nano: int | None  # of the key that was named
 
 
 class _Request(NamedTuple):
@@ -135,7 +139,7 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
         SettingError: the idempotency key was used with another body (422).
         AccessError: the tenant is not active.
     """
-    chain = lock(connection, ask.tenant)
+    chain = lock(connection, ask.tenant, ask.key)
     now = max(now_us(connection), chain.at)
     known = _request(_BY_KEY.one(connection, tenant=ask.tenant, idempotency_key=ask.idempotency_key))
     if known is not None:
@@ -152,13 +156,11 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
             return Busy(min(5, 1 + (known.lease_until - now) // 10**6))
         if known.state == "held":  # its holder is dead or too slow; it can no longer capture
             chain = _unhold(connection, chain, known)
-    tenant = _TENANT.one(connection, tenant=ask.tenant)
-    if tenant is None or not tenant[2]:
+    if not chain.active:
         raise AccessError("the key is not valid", code="invalid-key")
-    plan, budget_nano, _ = tenant
-    terms = plans(plan, now)
+    terms = plans(chain.plan, now)
     wanted = limits.Wanted(ask.tenant, ask.key, ask.units, chain.held, chain.due_nano, now)
-    limits.check(connection, wanted, terms, budget_nano, period_of(now))
+    limits.check(connection, wanted, terms, limits.Budgets(chain.budget_nano, chain.key_budget_nano))
     request = ask.request if known is None else known.id
     values = _held(ask) | {"id": request, "holder": holder, "now": now, "until": now + int(ask.lease_s * 10**6)}
     if known is None:
@@ -178,15 +180,12 @@ def capture(
     Raises:
         ConflictError: the hold was lost (its lease ended): nothing is charged, and the answer must not be given.
     """
-    chain = lock(connection, held.tenant)
+    chain = lock(connection, held.tenant, done.key)
     row = _request(_BY_HOLDER.one(connection, id=held.request, holder=held.holder))
     if row is None:
         raise ConflictError("the hold of this request was lost", hint="send it again", code="hold-lost")
     at = max(now_us(connection), chain.at)
-    tenant = _TENANT.one(connection, tenant=held.tenant)
-    assert tenant is not None, "a locked chain has its tenant"
-    plan, budget_nano, _ = tenant
-    terms = plans(plan, at)
+    terms = plans(chain.plan, at)
     period = period_of(at)
     before = limits.month_of(connection, held.tenant, period)
     amount = terms.amount(before.units, before.units.plus(done.units))
@@ -198,7 +197,7 @@ def capture(
     counted = done.units.columns()
     entry: dict[str, Any] = {"request": held.request, "tenant": held.tenant, "key": done.key, "release": done.release}
     entry |= {"route": done.route, "inputs": counted["inputs"], "tokens": counted["tokens"], "more": counted["more"]}
-    entry |= {"compute_ns": done.compute_ns, "plan": plan, "price_version": terms.version, "amount_nano": amount}
+    entry |= {"compute_ns": done.compute_ns, "plan": chain.plan, "price_version": terms.version, "amount_nano": amount}
     entry |= {"currency": terms.currency, "at": at, "sequence": charge.sequence, "previous": chain.hash}
     entry["hash"] = row_hash(entry)
     _KEEP_TERMS.run(connection, version=terms.version, terms=terms.as_json(), at=at)
@@ -207,10 +206,10 @@ def capture(
     owed = receivable(held.tenant)
     _INSERT_POSTINGS.run(connection, **shared, owed=owed, revenue=REVENUE, plus=amount, minus=-amount)
     limits.count(connection, step, period)
-    moved = Chain(held.tenant, charge.sequence, entry["hash"], at, chain.held.minus(row.units), chain.due_nano + amount)
-    _move(connection, chain, moved)
+    newest = {"sequence": charge.sequence, "hash": entry["hash"], "at": at, "due_nano": chain.due_nano + amount}
+    _move(connection, chain, chain._replace(held=chain.held.minus(row.units), **newest))
     _POST.run(connection, id=row.id, answer=body.decode(), inputs=done.inputs)
-    limits.warn(connection, step, terms, budget_nano, at)
+    limits.warn(connection, step, terms, limits.Budgets(chain.budget_nano, chain.key_budget_nano), at)
     return charge, body
 
 
@@ -265,17 +264,18 @@ def receivable(tenant: str) -> str:
     return f"tenant:{tenant}:receivable"
 
 
-def lock(connection: Connection, tenant: str) -> Chain:
-    """The tenant's chain row, ours until the end of the transaction.
+def lock(connection: Connection, tenant: str, key: str = "") -> Chain:
+    """The tenant's chain row, ours until the end of the transaction, with what limits the tenant and its key.
 
     Raises:
         AccessError: there is no such tenant.
     """
-    row = _CHAIN.one(connection, tenant=tenant)
+    row = _CHAIN.one(connection, tenant=tenant, key=key)
     if row is None:
         raise AccessError("there is no such tenant", status=404, where=tenant, hint="feilun tenant list")
-    name, sequence, digest, at, requests, inputs, tokens, more, due_nano = row
-    return Chain(name, sequence, digest, at, Counts.of(requests, inputs, tokens, more), due_nano)
+    name, sequence, digest, at, requests, inputs, tokens, more, due_nano, plan, active, budget, key_budget = row
+    held = Counts.of(requests, inputs, tokens, more)
+    return Chain(name, sequence, digest, at, held, due_nano, plan, bool(active), budget, key_budget)
 
 
 def _move(connection: Connection, old: Chain, new: Chain) -> None:
@@ -314,9 +314,10 @@ def _replay(row: _Request) -> Replay:
 
 
 _CHAIN = Statement(
-    "SELECT tenant, sequence, hash, at, held_requests, held_inputs, held_tokens, held_more, due_nano "
-    "FROM chains WHERE tenant = :tenant",
-    lock=True,
+    "SELECT chains.tenant, sequence, hash, at, held_requests, held_inputs, held_tokens, held_more, due_nano, plan, "
+    "active, tenants.budget_nano, keys.budget_nano FROM chains JOIN tenants ON tenants.id = chains.tenant "
+    "LEFT JOIN keys ON keys.public_id = :key WHERE chains.tenant = :tenant",
+    lock="chains",
 )
 _MOVE = Statement(
     "UPDATE chains SET sequence = :sequence, hash = :hash, at = :at, held_requests = :held_requests, "
@@ -324,7 +325,6 @@ _MOVE = Statement(
     "WHERE tenant = :tenant AND sequence = :was_sequence "
     "AND held_requests = :was_requests AND held_tokens = :was_tokens"
 )
-_TENANT = Statement("SELECT plan, budget_nano, active FROM tenants WHERE id = :tenant")
 _COLUMNS = "id, body_sha256, state, holder, lease_until, status, answer, held_inputs, held_tokens, held_more"
 _BY_KEY = Statement(f"SELECT {_COLUMNS} FROM requests WHERE tenant = :tenant AND idempotency_key = :idempotency_key")
 _BY_HOLDER = Statement(f"SELECT {_COLUMNS} FROM requests WHERE id = :id AND state = 'held' AND holder = :holder")

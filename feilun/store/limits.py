@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
@@ -93,15 +93,22 @@ class Step:
     key_after: Month
 
 
-def check(connection: Connection, wanted: Wanted, terms: Limits, budget_nano: int | None, period: str) -> None:
+class Budgets(NamedTuple):
+    """Hard limits for a calendar month (UTC) in nano-units; None where there is none."""
+
+    tenant: int | None
+    key: int | None
+
+
+def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budgets) -> None:
     """Refuse what any limit does not cover.
 
     Raises:
         QuotaError: says which limit, when it begins anew, and what to do.
     """
-    key_budget = _key_budget(connection, wanted.key)
-    if budget_nano is None and key_budget is None and not terms.quota and not terms.prepaid:
+    if budgets.tenant is None and budgets.key is None and not terms.quota and not terms.prepaid:
         return
+    period = period_of(wanted.now)
     month = month_of(connection, wanted.tenant, period)
     then = month.units.plus(wanted.open)
     for meter, most in terms.quota.items():
@@ -112,7 +119,7 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budget_nano: in
                 code="quota-exceeded",
                 hint="it begins anew with the next calendar month (UTC); another plan can have more",
             )
-    if budget_nano is not None and month.spent + terms.amount(month.units, then) > budget_nano:
+    if budgets.tenant is not None and month.spent + terms.amount(month.units, then) > budgets.tenant:
         raise _refused("the budget for this month does not cover the request", wanted.now)
     if terms.prepaid:
         left = credit_left(connection, wanted.tenant, terms.currency, wanted.now)
@@ -124,9 +131,9 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budget_nano: in
                 hint="whoever runs this service can add credit: feilun bill credit",
                 retry_after=3600,
             )
-    if key_budget is not None:
+    if budgets.key is not None:
         spent = month_of_key(connection, wanted.key, period).spent
-        if spent + terms.ceiling(_held_by_key(connection, wanted).plus(wanted.units)) > key_budget:
+        if spent + terms.ceiling(_held_by_key(connection, wanted).plus(wanted.units)) > budgets.key:
             raise _refused(
                 "the budget of this key for this month does not cover the request",
                 wanted.now,
@@ -135,10 +142,10 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budget_nano: in
             )
 
 
-def warn(connection: Connection, step: Step, terms: Limits, budget_nano: int | None, at: int) -> None:
+def warn(connection: Connection, step: Step, terms: Limits, budgets: Budgets, at: int) -> None:
     """Note each limit whose percentage this request has passed, once a month, and tell it by webhook."""
     period = period_of(at)
-    for subject, most, before, after in _watched(connection, step, terms, budget_nano):
+    for subject, most, before, after in _watched(step, terms, budgets):
         for percent in terms.warn_percent:
             if before * 100 < most * percent <= after * 100:
                 values = {"tenant": step.tenant, "subject": subject, "period": period, "percent": percent, "at": at}
@@ -168,17 +175,14 @@ def credit_left(connection: Connection, tenant: str, currency: str, now: int) ->
     return int(row[0]) if row is not None and row[0] is not None else 0
 
 
-def _watched(
-    connection: Connection, step: Step, terms: Limits, budget_nano: int | None
-) -> Iterator[tuple[str, int, int, int]]:
+def _watched(step: Step, terms: Limits, budgets: Budgets) -> Iterator[tuple[str, int, int, int]]:
     """Every limit of the request: its name, how much, and how much of it was used before and after."""
-    if budget_nano is not None:
-        yield "budget", budget_nano, step.before.spent, step.after.spent
+    if budgets.tenant is not None:
+        yield "budget", budgets.tenant, step.before.spent, step.after.spent
     for meter, most in terms.quota.items():
         yield f"quota:{meter}", most, step.before.units[meter], step.after.units[meter]
-    key_budget = _key_budget(connection, step.key)
-    if key_budget is not None:
-        yield f"key:{step.key}", key_budget, step.key_before.spent, step.key_after.spent
+    if budgets.key is not None:
+        yield f"key:{step.key}", budgets.key, step.key_before.spent, step.key_after.spent
 
 
 def _tell(connection: Connection, notice: dict[str, Any]) -> None:
@@ -191,11 +195,6 @@ def _tell(connection: Connection, notice: dict[str, Any]) -> None:
 
 def _month(row: tuple[Any, ...] | None) -> Month:
     return Month(Counts(), 0) if row is None else Month(Counts.of(*row[:4]), int(row[4]))
-
-
-def _key_budget(connection: Connection, key: str) -> int | None:
-    row = _KEY_BUDGET.one(connection, key=key) if key else None
-    return None if row is None else row[0]
 
 
 def _held_by_key(connection: Connection, wanted: Wanted) -> Counts:
@@ -226,7 +225,6 @@ _MONTH = Statement(_READ.format("counters", "tenant"))
 _MONTH_OF_KEY = Statement(_READ.format("key_counters", "key"))
 _COUNT = Statement(_WRITE.format("counters", "tenant"))
 _COUNT_KEY = Statement(_WRITE.format("key_counters", "key"))
-_KEY_BUDGET = Statement("SELECT budget_nano FROM keys WHERE public_id = :key")
 _HELD_BY_KEY = Statement(
     "SELECT held_inputs, held_tokens, held_more FROM requests WHERE state = 'held' AND tenant = :tenant AND key = :key"
 )

@@ -32,12 +32,12 @@ class Statement:
 
     Args:
         sql: the statement.
-        lock: whether PostgreSQL is to lock the rows that it selects; SQLite has one writer anyway.
+        lock: the table whose selected rows PostgreSQL is to lock; SQLite has one writer anyway.
     """
 
-    def __init__(self, sql: str, *, lock: bool = False) -> None:
+    def __init__(self, sql: str, *, lock: str = "") -> None:
         self._sqlite = sql
-        self._postgresql = _NAME.sub(r"%(\1)s", sql.replace("%", "%%")) + (" FOR UPDATE" if lock else "")
+        self._postgresql = _NAME.sub(r"%(\1)s", sql.replace("%", "%%")) + (f" FOR UPDATE OF {lock}" if lock else "")
 
     def run(self, connection: Connection, **values: Any) -> Cursor:
         """Run it within the connection's transaction.

@@ -34,7 +34,7 @@ class Books:
     def hold(
         self, key: str, *, tokens: int = 3, inputs: int = 1, lease_s: float = 30, body: str = "b" * 64
     ) -> ledger.Hold | ledger.Replay | ledger.Busy:
-        ask = ledger.Ask(str(ULID()), self.tenant, key, body, Counts(1, inputs, tokens), lease_s)
+        ask = ledger.Ask(str(ULID()), self.tenant, key, body, Counts(1, inputs, tokens), lease_s, self.key)
         holder = str(ULID())
         return self.database.write(lambda c: ledger.hold(c, ask, lambda *_: self.terms, holder), order=self.tenant)
 

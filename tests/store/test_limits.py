@@ -1,0 +1,180 @@
+"""Quotas, prepaid credit and budgets of keys: exact under concurrency, and said before they are reached."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, select
+from ulid import ULID
+
+from feilun.accounts import keys, tenants
+from feilun.accounts.tariffs import Tariff, Tier
+from feilun.accounts.terms import Terms
+from feilun.errors import QuotaError
+from feilun.store import audit, ledger, outbox, tables
+from feilun.store.counts import Counts
+from feilun.store.database import Database, now_us
+from tests.store.books import RELEASE, Books
+
+PEPPER = b"a pepper of more than thirty-two bytes"
+
+
+def at_once(books: Books, count: int, **asked: int) -> int:
+    """How many of ``count`` requests that come at the same time are admitted."""
+
+    def ask(i: int) -> bool:
+        try:
+            return isinstance(books.hold(f"k{i}", **asked), ledger.Hold)
+        except QuotaError:
+            return False
+
+    with ThreadPoolExecutor(16) as threads:
+        return sum(threads.map(ask, range(count)))
+
+
+def grant(database: Database, tenant: str, nano: int, *, expires_at: int | None = None) -> None:
+    row = {"id": str(ULID()), "tenant": tenant, "currency": "USD", "amount_nano": nano, "reason": "paid"}
+    database.write(lambda c: c.execute(insert(tables.grants).values(**row, expires_at=expires_at, at=now_us(c))))
+
+
+def notices(database: Database) -> list[tuple[str, int]]:
+    with database.read() as connection:
+        table = tables.notices.c
+        rows = connection.execute(select(table.subject, table.percent).order_by(table.subject, table.percent))
+        return [(subject, percent) for subject, percent in rows]
+
+
+def test_exactly_ten_of_a_hundred_at_once_fit_a_quota_for_ten_case_22(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", quota={"requests": 10}))
+    assert at_once(books, 100) == 10
+    with pytest.raises(QuotaError, match="quota of 10 requests a month") as refused:
+        books.hold("later")
+    assert refused.value.name == "quota-exceeded"
+    assert refused.value.retry_after
+
+
+def test_a_quota_of_a_meter_lets_through_what_does_not_use_it(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", quota={"tokens": 5}))
+    books.serve("one", tokens=5)
+    with pytest.raises(QuotaError):
+        books.hold("two", tokens=1)
+    assert books.serve("three", tokens=0)
+
+
+def test_prepaid_credit_is_spent_to_the_last_request_and_not_beyond(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"requests": 10}, prepaid=True))
+    with pytest.raises(QuotaError, match="credit"):
+        books.hold("none")
+    grant(database, "acme", 75)
+    assert at_once(books, 30) == 7
+    grant(database, "acme", 5)
+    assert isinstance(books.hold("again"), ledger.Hold)
+
+
+def test_credit_that_has_expired_pays_for_nothing(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"requests": 10}, prepaid=True))
+    grant(database, "acme", 100, expires_at=1)
+    with pytest.raises(QuotaError):
+        books.hold("one")
+
+
+def test_usage_that_is_due_is_taken_off_the_credit(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"requests": 10}, prepaid=True))
+    grant(database, "acme", 20)
+    books.serve("one")
+    books.serve("two")
+    with pytest.raises(QuotaError):
+        books.hold("three")
+
+
+def test_a_keys_budget_holds_for_that_key_alone_case_22(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"requests": 10}))
+    limited = keys.create(database, PEPPER, "acme", budget_nano=30)
+    free = keys.create(database, PEPPER, "acme")
+    books.key = limited.public_id
+    assert at_once(books, 50) == 3
+    books.key = free.public_id
+    assert isinstance(books.hold("by the other key"), ledger.Hold)
+    keys.set_budget(database, limited.public_id, 40)
+    books.key = limited.public_id
+    assert isinstance(books.hold("fourth"), ledger.Hold)
+    with pytest.raises(QuotaError, match="this key"):
+        books.hold("fifth")
+
+
+def test_a_key_made_by_rotation_keeps_the_budget(database: Database) -> None:
+    tenants.create(database, "acme", plan="any")
+    old = keys.create(database, PEPPER, "acme", budget_nano=30)
+    assert keys.get(database, keys.rotate(database, PEPPER, old.public_id).public_id).budget_nano == 30
+
+
+def test_a_tenant_is_told_once_at_each_percentage_and_by_webhook(database: Database) -> None:
+    terms = Terms("USD", unit_nano={"requests": 10}, quota={"requests": 5}, warn_percent=(60, 100))
+    books = Books(database, terms=terms, budget=100)
+    for i in range(5):
+        books.serve(f"k{i}")
+    assert notices(database) == [("quota:requests", 60), ("quota:requests", 100)]
+    with database.read() as connection:
+        told = outbox.rows(connection)
+    assert [row.kind for row in told] == ["webhook", "webhook"]
+    with pytest.raises(QuotaError):
+        books.serve("one more")
+    assert len(notices(database)) == 2
+
+
+def test_one_large_request_passes_several_percentages(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"tokens": 1}, warn_percent=(50, 80, 100)), budget=100)
+    books.serve("one", tokens=90)
+    assert notices(database) == [("budget", 50), ("budget", 80)]
+
+
+def test_more_meters_are_held_charged_counted_and_chained(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", unit_nano={"pages": 7, "compute_ms": 1}))
+    ask = ledger.Ask("r" * 26, "acme", "k", "b" * 64, Counts(1, 1, 3, pages=2), 30, books.key)
+    held = database.write(lambda c: ledger.hold(c, ask, lambda *_: books.terms, "h" * 26))
+    assert isinstance(held, ledger.Hold)
+    units = Counts(1, 1, 3, pages=2, compute_ms=5)
+    done = ledger.Done(books.key, RELEASE, "/v1/classify", units, 5_000_000)
+    charge, _ = database.write(lambda c: ledger.capture(c, held, done, lambda *_: books.terms, lambda _: b"{}"))
+    assert charge.amount_nano == 2 * 7 + 5
+    assert books.month() == (units, 19)
+    with database.read() as connection:
+        assert audit.verify(connection) == []
+
+
+tariffs = st.sampled_from(
+    [
+        Terms("USD", unit_nano={"tokens": 3}),
+        Terms("USD", included={"tokens": 50}, unit_nano={"tokens": 3}),
+        Terms("USD", tariffs={"tokens": Tariff("graduated", (Tier(40, 9), Tier(None, 2)))}),
+        Terms("USD", tariffs={"tokens": Tariff("package", (Tier(None, 100, per=30),))}),
+    ]
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(terms=tariffs, asked=st.lists(st.integers(0, 60), max_size=12), budget=st.integers(0, 400))
+def test_no_order_of_requests_takes_a_key_over_its_budget(
+    new_books: Any, terms: Terms, asked: list[int], budget: int
+) -> None:
+    books: Books = new_books(terms)
+    key = keys.create(books.database, PEPPER, books.tenant, budget_nano=budget)
+    books.key = key.public_id
+    held = []
+    for i, tokens in enumerate(asked):
+        try:
+            held.append((books.hold(f"k{i}", tokens=tokens), tokens))
+        except QuotaError:
+            continue
+    spent = sum(books.capture(h, tokens=t).amount_nano for h, t in reversed(held))
+    assert spent <= budget
+
+
+@pytest.fixture
+def new_books(database: Database) -> Any:
+    count = iter(range(10_000))
+    return lambda terms: Books(database, f"tenant-{next(count)}", terms=terms)
