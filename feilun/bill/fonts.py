@@ -80,7 +80,8 @@ def _seen(char: str) -> tuple[str, str]:
     if font is not None:
         return char, font
     base = unicodedata.normalize("NFKD", char)[0]  # ř without its mark, where no font has it with
-    return (base, "") if _has("cp1252", base) else (MISSING, CHINESE)
+    font = _font(base)
+    return (MISSING, CHINESE) if font is None else (base, font)
 
 
 def _font(char: str) -> str | None:

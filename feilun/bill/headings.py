@@ -46,11 +46,11 @@ _WORDS = {
     "credited": ("Credited", "贷记金额"),
     "price_version": ("price version", "价格版本"),
     "release": ("release", "模型版本"),
-    "query": ("Count it again (SQL, for SQLite and PostgreSQL)", "重新计数（SQL，适用于 SQLite 与 PostgreSQL）"),
+    "query": ("Count it again (SQL)", "重新计数（SQL）"),
     "queries": ("How each line is counted", "各行如何计数"),
     "queries_of": (
-        "Each query counts the units of its line again, from the tables of the ledger; SQLite and PostgreSQL.",
-        "每条查询均可由账本各表重新计算该行数量，适用于 SQLite 与 PostgreSQL。",
+        "Each query counts the units of its line again, from the tables of the ledger.",
+        "每条查询均可由账本各表重新计算该行数量。",
     ),
     "rounding": (
         "Each line is rounded once, half to even, to the smallest coin.",

@@ -16,7 +16,7 @@ MARGIN = 45.0  # points
 PADDING = 6.0  # that reportlab puts around what is on a page
 WIDTHS = (252.0, 60.0, 98.0, 95.0)  # what, units, unit price, amount; together the width between the margins
 SIZES = {"title": 22.0, "name": 10.5, "text": 9.0, "small": 7.5, "code": 6.5, "due": 11.5}
-MOST = {"line": 900, "party": 300, "lines": 10}  # characters, and lines of an address, so that all fits on a page
+MOST = {"line": 900, "name": 300, "address": 600}  # characters of one text, so that each fits on a page
 SHORT = 14  # characters that surely fit into a column of numbers on one line
 
 
@@ -132,7 +132,7 @@ def _head(form: Form) -> Any:
     if form.mark:
         left += [_paragraph(form.mark, "due", WARNING, bold=True), _paragraph(form.warning, "small", GREY)]
     facts = [
-        [_paragraph(label, "text", GREY), _paragraph(_cut(value, MOST["party"]), "text")] for label, value in form.facts
+        [_paragraph(label, "text", GREY), _paragraph(_cut(value, MOST["name"]), "text")] for label, value in form.facts
     ]
     right = _table(
         facts, (95.0, 160.0), [("BOTTOMPADDING", (0, 0), (-1, -1), 1.5), ("TOPPADDING", (0, 0), (-1, -1), 1)]
@@ -144,8 +144,8 @@ def _parties(parties: tuple[Party, ...]) -> Any:
     cells = [
         [
             _paragraph(party.heading, "small", GREY),
-            _paragraph(_cut(party.name, MOST["party"]), "name", bold=True),
-            *(_paragraph(_cut(line, MOST["party"]), "text") for line in party.more[: MOST["lines"]]),
+            _paragraph(_cut(party.name, MOST["name"]), "name", bold=True),
+            *(_paragraph(line, "text") for line in _within(party.more, MOST["address"])),
         ]
         for party in parties
     ]
@@ -181,6 +181,14 @@ def _what(entry: Entry) -> list[Any]:
         _paragraph(_cut(entry.arithmetic, MOST["line"]), "small", GREY),
         _paragraph(_cut(origin, MOST["line"]), "code", GREY),
     ]
+
+
+def _within(lines: tuple[str, ...], most: int) -> Iterator[str]:
+    """As many of the lines as have ``most`` characters in all; a line counts as no fewer than forty."""
+    for line in lines:
+        if most > 0:
+            yield _cut(line, most)
+        most -= max(len(line), 40)
 
 
 def _cut(text: str, most: int) -> str:

@@ -1,44 +1,78 @@
-"""An invoice for people and programs: rows of text, JSON, CSV and a page of HTML that needs nothing else."""
+"""An invoice for people and programs: plain text, JSON, CSV; its page of HTML and its paper are made elsewhere."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+import textwrap
+import unicodedata
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from html import escape
 
+from feilun.bill.form import Form, form_of
 from feilun.bill.invoices import Invoice
-from feilun.bill.rating import Line
-from feilun.store.money import format_money
+from feilun.bill.render_html import as_html
+from feilun.bill.wording import Language
 
-HEADINGS = ("line", "what", "units", "unit price", "amount")
-CSV_HEADINGS = (
+__all__ = ["CSV_HEADINGS", "as_csv", "as_html", "as_json", "as_text", "neutral"]
+
+CSV_HEADINGS = (  # programs read them by name and by place: new ones are added at the end
     *("invoice", "tenant", "line", "kind", "period", "description", "units", "unit_price", "amount", "currency"),
-    *("price_version", "release", "arithmetic"),
+    *("price_version", "release", "arithmetic", "meter", "price_per", "exact_amount", "query"),
 )
+LONGEST = 60  # columns of a terminal for the text of a line
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _FORMULA = tuple("=+-@\t\r\n|%＝＋－＠")  # what a spreadsheet may take for the beginning of a formula, or of a new cell
 
 
-def as_rows(invoice: Invoice) -> list[tuple[str, str, str, str, str]]:
-    """One row of text for each line, under ``HEADINGS``; the total is ``invoice.total``."""
-    return [_row(invoice, line) for line in invoice.lines]
+def as_text(invoice: Invoice, language: Language = "en") -> str:
+    """Everything that the invoice says, for a terminal: columns are aligned, Chinese characters being two wide."""
+    form = form_of(invoice, language)
+    told = [f"{form.title} {form.number}" + (f"  [{form.mark}] {form.warning}" if form.mark else ""), ""]
+    told += _aligned([[f"{label}:", value] for label, value in form.facts[1:]])
+    told += [f"{party.heading}: {' · '.join((party.name, *party.more))}" for party in form.parties]
+    told += ["", *_table(form), "", *form.notes, ""]
+    return "\n".join(_printable(part).rstrip() for part in told)
 
 
-def as_text(invoice: Invoice) -> str:
-    """A plain table with its total."""
-    rows = [HEADINGS, *as_rows(invoice), ("", "total", "", "", invoice.total)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    left = (True, True, False, False, False)
-    table = (
+def _table(form: Form) -> list[str]:
+    rows = [[form.word(name) for name in ("line", "what", "units", "unit_price", "amount")]]
+    for group in form.groups:
+        for entry in group.entries:
+            first, *more = _wrapped(entry.description) or [""]
+            rows.append([entry.id, first, entry.units, entry.unit_price, entry.amount])
+            rows += [["", f"  {part}", "", "", ""] for part in (*more, *_wrapped(entry.arithmetic))]
+    rows += [["", total.label, "", "", total.amount] for total in form.totals]
+    return _aligned(rows, right=(2, 3, 4))
+
+
+def _wrapped(text: str) -> list[str]:
+    """In lines that a terminal has room for beside the numbers."""
+    return textwrap.wrap(text, LONGEST // 2 if _wide(text) > len(text) else LONGEST)
+
+
+def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    shown = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(_wide(row[i]) for row in shown) for i in range(len(shown[0]))]
+    return [
         "  ".join(
-            cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left, strict=True)
+            " " * (width - _wide(cell)) + cell if i in right else cell + " " * (width - _wide(cell))
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in rows
+        for row in shown
+    ]
+
+
+def _printable(text: str) -> str:
+    """Without what would command a terminal: escapes, changes of direction, line feeds."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _wide(text: str) -> int:
+    """How many columns of a terminal it takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1 for c in text
     )
-    return "\n".join([_title(invoice), "", *(line.rstrip() for line in table), ""])
 
 
 def as_json(invoice: Invoice) -> str:
@@ -55,9 +89,10 @@ def as_csv(invoices: Sequence[Invoice]) -> str:
         for line in invoice.lines:
             cells = [invoice.number, invoice.tenant, line.id, line.kind, line.period, line.description, str(line.units)]
             cells += [_decimal(line.unit_nano), _decimal(line.amount_nano), invoice.currency]
-            cells += [line.price_version, line.release or "", line.arithmetic]
+            cells += [line.price_version, line.release or "", line.arithmetic, line.meter or ""]
+            cells += [str(line.words.get("per", 1)), _decimal(line.exact_nano), line.query or ""]
             writer.writerow([neutral(cell) for cell in cells])
-    return file.getvalue()
+    return file.getvalue().encode("utf-8", "replace").decode()  # a lone surrogate becomes a question mark
 
 
 def neutral(cell: str) -> str:
@@ -68,68 +103,6 @@ def neutral(cell: str) -> str:
     """
     risky = cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA)
     return f"'{cell}" if risky and not _NUMBER.fullmatch(cell) else cell
-
-
-def as_html(invoice: Invoice) -> str:
-    """A page without scripts or anything from elsewhere; every value is escaped."""
-    lines = "\n".join(_html_line(invoice, line) for line in invoice.lines)
-    title = escape(_title(invoice))
-    traceable = next((line.id for line in invoice.lines if line.release), None)
-    followed = f" To follow a line to the examples behind it: feilun trace {escape(traceable)}" if traceable else ""
-    draft = "" if invoice.number != "DRAFT" else "<p>This is a draft; it was not issued.</p>"
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 3rem auto; max-width: 60rem; padding: 0 1rem; color: #1c2430 }}
-table {{ border-collapse: collapse; width: 100% }}
-th, td {{ text-align: left; padding: .5rem; border-bottom: 1px solid #d8dde4; vertical-align: top }}
-td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
-tfoot td {{ font-weight: 600; border: 0 }}
-small, summary {{ color: #5a6675 }}
-code {{ font-size: .8rem; overflow-wrap: anywhere }}
-</style>
-<h1>{title}</h1>
-{draft}
-<table>
-<thead>
-<tr><th>Line</th><th>What</th><th class="n">Units</th><th class="n">Unit price</th><th class="n">Amount</th></tr>
-</thead>
-<tbody>
-{lines}
-</tbody>
-<tfoot><tr><td></td><td>Total</td><td></td><td></td><td class="n">{escape(invoice.total)}</td></tr></tfoot>
-</table>
-<p><small>Usage rows {invoice.first_sequence:,} to {invoice.last_sequence:,} of the ledger. Each line is rounded
-once, half to even.{followed}</small></p>
-</html>
-"""
-
-
-def _html_line(invoice: Invoice, line: Line) -> str:
-    _, description, units, price, amount = (escape(cell) for cell in _row(invoice, line))
-    versions = f"price {escape(line.price_version[:12])}"
-    if line.release:
-        versions += f", release {escape(line.release[:12])}"
-    query = f"<details><summary>query</summary><code>{escape(line.query)}</code></details>" if line.query else ""
-    return (
-        f'<tr id="{escape(line.id)}"><td>{escape(line.id)}</td>'
-        f"<td>{description}<br><small>{escape(line.arithmetic)} · {versions}</small>{query}</td>"
-        f'<td class="n">{units}</td><td class="n">{price}</td><td class="n">{amount}</td></tr>'
-    )
-
-
-def _row(invoice: Invoice, line: Line) -> tuple[str, str, str, str, str]:
-    price, amount = (format_money(nano, invoice.currency) for nano in (line.unit_nano, line.amount_nano))
-    return line.id, line.description, f"{line.units:,}", price, amount
-
-
-def _title(invoice: Invoice) -> str:
-    moment = datetime.fromtimestamp(invoice.at // 10**6, UTC)
-    until = f", up to {moment:%Y-%m-%d %H:%M} UTC" if invoice.interim else ""
-    return f"Invoice {invoice.number} for {invoice.tenant}, {invoice.period}{until}"
 
 
 def _decimal(nano: int) -> str:

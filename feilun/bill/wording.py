@@ -25,6 +25,7 @@ without any words, is still told from its kind and numbers.
     tier      its number from 1; above: units below it; up_to: its last unit, left out where it has no end
     earlier_units, earlier_nano   for volume prices: what of the month was charged by lines before this one
     late      1 where the units are of an earlier month that its invoice did not cover
+    trial     1 where the units were used while the plan was on trial
     corrects  on any line of a credit note: the id of the line that it takes back
 """
 
@@ -185,11 +186,11 @@ def _usage(line: Line, language: Language) -> str:
     if language == "en":
         parts = [name[:1].upper() + name[1:] + (" included in the plan" if included else "")]
         parts += [f"answered by release {release} {when}" if release else when]
-        parts += _rate_words(line, language)
+        parts += [*_rate_words(line, language), *(["during the trial"] if line.words.get("trial") else [])]
         return ", ".join(parts) + (" (not invoiced before)" if line.words.get("late") else "")
     parts = [name + ("（套餐内）" if included else "")]
     parts += [f"{when}由版本 {release} 应答" if release else when]
-    parts += _rate_words(line, language)
+    parts += [*_rate_words(line, language), *(["试用期内"] if line.words.get("trial") else [])]
     return "，".join(parts) + ("（此前未计费）" if line.words.get("late") else "")
 
 
@@ -229,9 +230,9 @@ def _discount(line: Line, language: Language) -> str:
     coupon, month, months = (line.words.get(word) for word in ("coupon", "month", "months"))
     if language == "en":
         which = f", month {month}{f' of {months}' if months is not None else ''}" if month is not None else ""
-        return f"Discount{f', coupon {coupon}' if coupon else ''}{which}"
+        return f"Discount for {period_name(line.period, 'en')}{f', coupon {coupon}' if coupon else ''}{which}"
     which = f"，第 {month} 个月{f'（共 {months} 个月）' if months is not None else ''}" if month is not None else ""
-    return f"折扣{f'，优惠码 {coupon}' if coupon else ''}{which}"
+    return f"{period_name(line.period, 'zh')}折扣{f'，优惠码 {coupon}' if coupon else ''}{which}"
 
 
 def _minimum(line: Line, language: Language) -> str:
@@ -306,13 +307,13 @@ def _share(words: Mapping[str, str | int], language: Language) -> str:
 def _usage_sum(line: Line, currency: str, language: Language) -> str:
     price, per, rate = format_money(line.unit_nano, currency), int(line.words.get("per", 1)), line.words.get("rate")
     amount = _equals(line, currency, language)
-    if rate == "flat":
-        return f"1 × {price}{amount}"
     units = counted(line, line.units, language)
-    if rate == "package" and line.unit_nano and line.exact_nano % line.unit_nano == 0:
+    if rate in ("flat", "package") and line.unit_nano and line.exact_nano % line.unit_nano == 0:
         begun = line.exact_nano // line.unit_nano
+        if rate == "flat":
+            return f"{begun:,} × {price}{amount}"
         if language == "en":
-            packages = f"{begun:,} {'package' if begun == 1 else 'packages'} of {per:,} begun"
+            packages = f"{begun:,} {'package' if abs(begun) == 1 else 'packages'} of {per:,} begun"
         else:
             packages = f"新开 {begun:,} 包（每包 {per:,}）"
         return (
