@@ -14,7 +14,8 @@ from faults import checks
 from faults.counting import Count, Setup, case
 from faults.house import House, Running, ask, start, wait_until_ready
 from faults.load import Clients, Posted
-from feilun.serve.crash import POINTS, VARIABLE
+from feilun.serve.crash import POINTS
+from feilun.store.crash import VARIABLE
 
 CLIENTS = 32
 IMPATIENT = 4  # of them: these give up at the first broken connection

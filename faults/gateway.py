@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import update
 from starlette.requests import Request
 
+from feilun.accounts.terms import Schedule
 from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
@@ -90,6 +91,7 @@ class _Dearer:
         return getattr(self._terms, name)
 
     def amount(self, before: Counts, after: Counts) -> int:
+        """As the terms' own, and one more."""
         return int(self._terms.amount(before, after)) + 1
 
 
@@ -98,7 +100,7 @@ def misprice() -> None:
     capture = ledger.capture
 
     def dearer(connection: Any, held: Any, done: Any, plans: Any, *more: Any, **named: Any) -> Any:
-        return capture(connection, held, done, lambda name: _Dearer(plans(name)), *more, **named)
+        return capture(connection, held, done, lambda name, at: _Dearer(plans(name, at)), *more, **named)
 
     ledger.capture = dearer
 
@@ -126,7 +128,7 @@ def run(told: dict[str, Any]) -> None:
         told["url"],
         Path(told["artifacts"]),
         pepper=PEPPER,
-        plans=PLANS,
+        plans={name: Schedule.always(terms) for name, terms in PLANS.items()},
         port=told["port"],
         settings=GatewaySettings(**options),
     )

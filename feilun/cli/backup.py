@@ -56,6 +56,7 @@ def _show(made: Backup, folder: Path, *, json: bool, did: str) -> None:
         print_json({"folder": str(folder), **asdict(made)})
         return
     rows = made.rows
+    kept = len(made.artifacts) - len(made.missing)
     say(f"{did}: {kept} artefacts, {sum(rows.values())} rows, {rows['usage']} of usage")
     for digest in made.missing:
         say(f"  [red]artefact {digest[:12]} is gone or damaged, and is not in it[/red]: feilun run makes it again")
