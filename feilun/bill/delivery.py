@@ -31,7 +31,9 @@ class NotDelivered(UnavailableError):  # noqa: N818 - the state of a row rather 
 class Sender(Protocol):
     """Sends rows of some kinds."""
 
-    kinds: Sequence[str]
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Which rows it takes."""
 
     def send(self, database: Database, parcel: Parcel) -> str:
         """Send a row that may have been sent before, and return what the other side calls it.

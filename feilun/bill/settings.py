@@ -20,8 +20,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 from feilun.accounts.terms import METERS, MORE_METERS, Schedule, Terms
-from feilun.bill.amounts import Address, Country, Duration, Moment, Percent, Price, Rate, Variable, microseconds
+from feilun.bill.amounts import Country, Duration, Moment, Percent, Price, Rate, microseconds
 from feilun.bill.forecast_settings import ForecastSettings
+from feilun.bill.outgoing_settings import StripeSettings, WebhookSettings
 from feilun.bill.plan_settings import PlanSettings, Problem, refuse, unknown_meters
 from feilun.bill.products_settings import ProductSettings
 from feilun.errors import SettingError, did_you_mean
@@ -113,21 +114,6 @@ class SellerSettings(Settings):
     address: str = Field(default="", max_length=1_000)
     country: Country | None = None
     tax_id: str = Field(default="", max_length=64)
-
-
-class WebhookSettings(Settings):
-    """Where events (limits, invoices, payments) are sent, signed with a secret from the environment."""
-
-    url: Address
-    secret_env: Variable = "FEILUN_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
-
-
-class StripeSettings(Settings):
-    """Payments by Stripe. The keys are in the environment, under these names."""
-
-    key_env: Variable = "STRIPE_API_KEY"
-    webhook_secret_env: Variable = "STRIPE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
-    api_base: Address = "https://api.stripe.com"
 
 
 class BillSettings(Settings):

@@ -47,7 +47,7 @@ def client(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) 
     stripe.enable_telemetry = False
     return stripe.StripeClient(
         key,
-        base_addresses={"api": settings.api_base, "meter_events": settings.api_base},
+        base_addresses={"api": settings.api_base.rstrip("/")},
         max_network_retries=0,
         http_client=stripe.RequestsClient(timeout=timeout_s),
     )

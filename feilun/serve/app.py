@@ -14,7 +14,9 @@ from feilun.accounts.terms import Schedule, Terms
 from feilun.errors import FeilunError, UnavailableError, did_you_mean
 from feilun.serve import problems, routes
 from feilun.serve.answering import Answering
+from feilun.serve.delivering import delivering
 from feilun.serve.guard import Guard
+from feilun.serve.office_routes import signed_routes
 from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
@@ -53,7 +55,8 @@ def create_app(gateway: Gateway) -> FastAPI:
         spending = gateway.shelf.spending.follow(gateway.database, gateway.settings.sample_s)
         forever = (gateway.shelf.follow(), gateway.answering.reap(), spending)
         tasks = [asyncio.create_task(work) for work in forever]
-        yield
+        with delivering(gateway.office):
+            yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -73,6 +76,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(routes.feedback_routes(gateway))
     app.include_router(routes.usage_routes(gateway))
     app.include_router(routes.metrics_routes(gateway))
+    app.include_router(signed_routes(gateway))
     app.add_exception_handler(FeilunError, problems.from_feilun)
     app.add_exception_handler(HTTPException, problems.from_framework)
     admission, metrics = gateway.answering.admission, gateway.metrics

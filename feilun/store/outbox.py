@@ -180,6 +180,15 @@ def rows(connection: Connection, state: State | None = None, *, kind: str | None
     ]
 
 
+def count(connection: Connection) -> dict[State, int]:
+    """How many rows there are in each state."""
+    outbox = tables.outbox.c
+    all_rows, arrived, dead = connection.execute(
+        select(func.count(), func.count(outbox.delivered_at), func.count(outbox.dead_at)).select_from(tables.outbox)
+    ).one()
+    return {"waiting": all_rows - arrived - dead, "delivered": arrived, "dead": dead}
+
+
 def receipt(connection: Connection, kind: str, subject: str) -> str | None:
     """What the other side called the first row of a kind about a subject; None where none has arrived."""
     outbox = tables.outbox.c
