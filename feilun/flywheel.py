@@ -27,14 +27,14 @@ import feilun.serve.step  # noqa: F401
 from feilun import catalog, turn
 from feilun.accounts import keys, tenants
 from feilun.bill.settings import BillSettings
-from feilun.errors import ConflictError, DataError, ProjectError, did_you_mean
+from feilun.errors import ConflictError, DataError, ProjectError, SettingError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Model, Release, Report
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.settings import RelearnSettings
-from feilun.store import consents, deployment, ledger, releases, runs, tables
+from feilun.store import consents, deployment, ledger, periods, releases, runs, tables
 from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
@@ -43,6 +43,7 @@ from feilun.store.periods import period_of
 from feilun.templates import shipped
 
 if TYPE_CHECKING:
+    from feilun.bill.forecast import Forecast
     from feilun.bill.invoices import Invoice
     from feilun.bill.margin import Margins
     from feilun.bill.office import Office
@@ -189,10 +190,33 @@ class Flywheel:
         budget = self.bill_settings.plans[plan].budget
         return tenants.create(self.database, name, plan=plan, budget_nano=budget.nano if budget else None)
 
-    def add_key(self, tenant: str, *, scopes: Sequence[str] = keys.USUAL, days: float | None = None) -> keys.NewKey:
-        """Make an API key; its token is known now and never again."""
+    def add_key(
+        self,
+        tenant: str,
+        *,
+        scopes: Sequence[str] = keys.USUAL,
+        days: float | None = None,
+        budget: str | None = None,
+    ) -> keys.NewKey:
+        """Make an API key; its token is known now and never again. ``budget`` is what it may spend in a month."""
         pepper = self.deployment.required_pepper()
-        return keys.create(self.database, pepper, tenant, scopes=scopes, days=days)
+        limit = self._in_currency_of(tenant, budget)
+        return keys.create(self.database, pepper, tenant, scopes=scopes, days=days, budget_nano=limit)
+
+    def set_key_budget(self, public_id: str, budget: str | None) -> keys.Key:
+        """Change what a key may spend in a calendar month (UTC); None for no limit of its own."""
+        limit = self._in_currency_of(keys.get(self.database, public_id).tenant, budget)
+        return keys.set_budget(self.database, public_id, limit)
+
+    def _in_currency_of(self, tenant: str, amount: str | None) -> int | None:
+        """An amount in nano-units of the currency in which the tenant is billed."""
+        if amount is None:
+            return None
+        money = parse_money(amount)
+        currency = self.bill_settings.terms(tenants.get(self.database, tenant).plan).currency
+        if money.currency != currency:
+            raise SettingError(f"'{amount}' is not in {currency}, in which '{tenant}' is billed", where="budget")
+        return money.nano
 
     def usage(self, period: str | None = None) -> list[Usage]:
         """What each tenant used in a calendar month (UTC), this one by default."""
@@ -323,6 +347,24 @@ class Flywheel:
 
         return margin.margins(self.database, self.bill_settings.core_hour, period)
 
+    def forecast(self, name: str | None = None) -> Forecast:
+        """The months to come by ``[bill.forecast.NAME]``, the only one by default, from the next month on."""
+        from feilun.bill import forecast_measured
+        from feilun.bill.forecast import forecast
+
+        bill = self.bill_settings
+        chosen = self._one_of("bill.forecast", list(bill.forecast), name)
+        settings = bill.forecast[chosen]
+        currency = bill.currency(next(iter(settings.plans)))
+        measured = forecast_measured.measure(
+            self.database,
+            settings,
+            core_hour_nano=bill.convert(bill.core_hour, currency).nano,
+            fixed_nano=sum(bill.convert(cost, currency).nano for cost in bill.costs.values()),
+        )
+        following = periods.period_of(periods.bounds(self.period)[1])
+        return forecast(chosen, settings, bill.all_terms(), measured, following)
+
     def trace(self, what: str) -> LineTrace | ContributorTrace:
         """An invoice line (``INV-000001/2``) back to its examples, or a contributor forward to the money."""
         from feilun.bill import trace
@@ -367,14 +409,17 @@ class Flywheel:
 
     def _only(self, verb: str, name: str | None) -> str:
         """The named section of a verb, or the only one there is."""
-        names = list(self.project.other(verb))
+        return self._one_of(verb, list(self.project.other(verb)), name)
+
+    def _one_of(self, section: str, names: Sequence[str], name: str | None) -> str:
         if name is None and len(names) == 1:
             return names[0]
         if name in names:
             return str(name)
         if name is None:
-            raise ProjectError(f"the project has {len(names)} sections of {verb}", hint=f"name one: {', '.join(names)}")
-        raise ProjectError(f"there is no [{verb}.{name}]", hint=did_you_mean(name, names))
+            hint = f"name one: {', '.join(names)}" if names else f"begin with [{section}.some-name]"
+            raise ProjectError(f"the project has {len(names)} sections of {section}", hint=hint)
+        raise ProjectError(f"there is no [{section}.{name}]", hint=did_you_mean(name, names))
 
 
 class Outside:

@@ -67,7 +67,8 @@ class Effect:
     """
 
     name: str
-    basis: str
+    unit: str  # of the three that follow: nano-units, percent or number
+    basis: str  # stated, or what it was measured from
     low: float
     median: float
     high: float
@@ -177,14 +178,14 @@ def _effects(world: World, margin: Whole) -> tuple[int, tuple[Effect, ...]]:
     """Every assumption at its low and its high with the others at their medians, in one small simulation."""
     known = world.assumptions
     medians = {name: float(np.median(a.draws)) for name, a in known.items()}
-    unsure = [name for name, a in known.items() if not a.is_certain or a.low < a.high]
-    inputs = {name: np.full(1 + 2 * len(unsure), median) for name, median in medians.items()}
-    for place, name in enumerate(unsure):
+    inputs = {name: np.full(1 + 2 * len(known), median) for name, median in medians.items()}
+    for place, name in enumerate(known):
         inputs[name][1 + 2 * place : 3 + 2 * place] = known[name].low, known[name].high
     totals = [int(n) for n in world.simulate(inputs).cumulative[:, -1]]
     effects = [
         Effect(
             name=name,
+            unit=_unit(name),
             basis=known[name].basis,
             low=known[name].low,
             median=medians[name],
@@ -193,9 +194,15 @@ def _effects(world: World, margin: Whole) -> tuple[int, tuple[Effect, ...]]:
             at_high_nano=totals[2 + 2 * place],
             rank_correlation=_spearman(known[name], margin),
         )
-        for place, name in enumerate(unsure)
+        for place, name in enumerate(known)
     ]
     return totals[0], tuple(sorted(effects, key=lambda e: (-e.swing_nano, e.name)))
+
+
+def _unit(name: str) -> str:
+    if name.startswith("cost_per") or name in ("training_per_month", "fixed_per_month", "upfront_cost"):
+        return "nano-units"
+    return "percent" if name.endswith("_percent") else "number"
 
 
 def _spearman(assumption: Assumption, margin: Whole) -> float:

@@ -122,7 +122,7 @@ class ForecastSettings(Settings):
     churn_percent: Percent  # of the customers of a month, gone in the next
     requests_per_customer: Measurable  # in a month
     usage_growth_percent: Growth = Range(0, 0, 0)  # of requests per customer, each month over the month before
-    usage_spread: tuple[Annotated[int, Field(ge=0)], ...] | AsMeasured = (1,)  # relative sizes of equally many customers
+    usage_spread: tuple[Annotated[int, Field(ge=0)], ...] | AsMeasured = (1,)  # sizes of equally many customers
     inputs_per_request: Measurable = Range(1, 1, 1)
     tokens_per_request: Measurable = MEASURED
     more_per_request: dict[str, Measurable] = Field(default_factory=dict)  # of any other meter that a plan prices

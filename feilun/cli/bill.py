@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from feilun.cli import bill_deliver, bill_forecast, bill_show
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(help="Invoices, credits, and what they really earned.", invoke_without_command=True)
+app.command("deliver")(bill_deliver.deliver)
+app.command("outbox")(bill_deliver.outbox)
+app.command("show")(bill_show.show)
+app.command("forecast")(bill_forecast.forecast)
 
 
 @app.callback()
@@ -29,7 +34,7 @@ def bill(
     period: Annotated[str | None, typer.Option(help="A month, UTC: 2026-11. This one by default.")] = None,
     close: Annotated[bool, typer.Option("--close", help="Close the invoices: their bytes never change again.")] = False,
     now: Annotated[bool, typer.Option("--now", help="With --close: a month that still runs, up to now.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write HTML, CSV and JSON of each invoice into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write PDF, HTML, CSV and JSON of each into this folder.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check the ledger: chain, postings, invoices.")] = False,
     project: Root = HERE,
     json: Json = False,
@@ -41,7 +46,7 @@ def bill(
         invoices = wheel.bill(period, tenant=tenant, close=close, now=now)
         checked = wheel.verify() if verify or close else None
         margins = wheel.margin(period or wheel.period)
-        written = _write(invoices, out) if out else []
+        written = bill_show.write(wheel.database, invoices, out) if out else []
     if json:
         document: dict[str, Any] = {"invoices": [i.as_dict() for i in invoices], "margin": margins.as_dict()}
         if checked is not None:
@@ -85,17 +90,3 @@ def _show(invoices: list[Invoice], margins: Margins, checked: Verification | Non
         )
         for problem in checked.problems:
             say(f"  {problem}")
-
-
-def _write(invoices: list[Invoice], folder: Path) -> list[Path]:
-    from feilun.bill import render
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for invoice in invoices:
-        forms = {"html": render.as_html(invoice), "csv": render.as_csv([invoice]), "json": render.as_json(invoice)}
-        for ending, text in forms.items():
-            file = folder / f"{invoice.number}-{invoice.tenant}.{ending}"
-            file.write_text(text, "utf-8", newline="")
-            written.append(file)
-    return written
