@@ -22,8 +22,8 @@ from feilun.errors import AccessError, SettingError, did_you_mean
 from feilun.store import tables
 from feilun.store.database import Database, now_us
 
-SCOPES = ("classify", "feedback", "usage", "metrics")
-USUAL = ("classify", "feedback", "usage")  # "metrics" shows totals over all tenants: for who runs the service
+SCOPES = ("classify", "feedback", "usage", "products", "metrics", "events", "admin")
+USUAL = ("classify", "feedback", "usage")  # metrics, events and admin reach over all tenants: for who runs the service
 MODES = ("live", "test")
 _FORM = re.compile(r"(feilun_(live|test)_([0-9a-f]{16})_[0-9a-f]{64})_([0-9a-f]{8})")
 LONGEST = 128  # of anything that could be a token

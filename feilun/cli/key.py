@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from feilun.accounts.keys import Key
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -17,9 +20,11 @@ app = typer.Typer(help="API keys.", no_args_is_help=True)
 def create(
     tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="classify, feedback, usage, metrics (may be repeated).")
+        list[str] | None,
+        typer.Option(help="classify, feedback, usage; for yourself: metrics, events, admin (may be repeated)."),
     ] = None,
     days: Annotated[float | None, typer.Option(help="How long it lives; for ever by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="The most it may spend in a month: '5.00 USD'.")] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:
@@ -27,7 +32,7 @@ def create(
     from feilun.accounts.keys import USUAL
 
     with open_wheel(project) as wheel:
-        made = wheel.add_key(tenant, scopes=scope or USUAL, days=days)
+        made = wheel.add_key(tenant, scopes=scope or USUAL, days=days, budget=budget)
     if json:
         print_json({"key": made.token, "public_id": made.public_id, "tenant": tenant})
     else:
@@ -48,8 +53,27 @@ def list_(
     if json:
         print_json([asdict(key) for key in found])
         return
-    rows = [[k.public_id, k.tenant, k.mode, " ".join(k.scopes), "revoked" if k.revoked_at else "good"] for k in found]
-    print_table("keys", ["public id", "customer", "mode", "scopes", "state"], rows)
+    rows = [
+        [k.public_id, k.tenant, k.mode, " ".join(k.scopes), _budget(k), "revoked" if k.revoked_at else "good"]
+        for k in found
+    ]
+    print_table("keys", ["public id", "customer", "mode", "scopes", "monthly budget", "state"], rows)
+
+
+@app.command()
+def budget(
+    public_id: Annotated[str, typer.Argument(help="As 'feilun key list' shows it.")],
+    amount: Annotated[str, typer.Argument(help="The most it may spend in a month, '5.00 USD', or 'none'.")],
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Change what a key may spend in a calendar month (UTC), from its next request on."""
+    with open_wheel(project) as wheel:
+        key = wheel.set_key_budget(public_id, None if amount == "none" else amount)
+    if json:
+        print_json(asdict(key))
+    else:
+        say(f"{key.public_id} may spend {_budget(key)} a month")
 
 
 @app.command()
@@ -86,3 +110,10 @@ def rotate(
         print_json({"key": made.token, "public_id": made.public_id, "replaces": public_id})
     else:
         say(f"{made.token}\n[dim]keep it: it cannot be shown again; {public_id} ends in {overlap_hours:g} hours[/dim]")
+
+
+def _budget(key: Key) -> str:
+    """In the currency of the customer's plan."""
+    from feilun.store.money import format_money
+
+    return "any amount" if key.budget_nano is None else format_money(key.budget_nano, "").strip()
