@@ -9,6 +9,7 @@ of later months stay for later invoices, whatever their sequence. So each event 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,21 @@ def totals(
     for month, watermark in _months(connection, tenant, period, last):
         found += _month(connection, _Month(tenant, month, watermark, last, cuts), aggregates)
     return found
+
+
+def of_month(
+    connection: Connection,
+    of: tuple[str, str],
+    marks: tuple[int, int],
+    aggregates: Mapping[str, str],
+    cuts: Sequence[int] = (),
+) -> list[Total]:
+    """The same for one tenant and month (``of``), where invoices cover what is up to the first of ``marks``.
+
+    Args:
+        marks: sequences: what was covered, and what is there; as they were when some invoice was made, say.
+    """
+    return list(_month(connection, _Month(*of, *marks, cuts), aggregates)) if marks[1] else []
 
 
 def recount(total: Total, ends: int) -> str:
@@ -149,7 +165,7 @@ def _segment(begins: Sequence[int]) -> str:
     """SQL for where the segment of a row begins; integers only, so nothing needs quoting."""
     if len(begins) == 1:
         return f"CAST({begins[0]} AS BIGINT)"
-    cases = " ".join(f"WHEN at < {after} THEN {at}" for at, after in zip(begins, begins[1:], strict=False))
+    cases = " ".join(f"WHEN at < {after} THEN {at}" for at, after in itertools.pairwise(begins))
     return f"CAST(CASE {cases} ELSE {begins[-1]} END AS BIGINT)"
 
 

@@ -221,7 +221,6 @@ chains = Table(  # one row a tenant, locked by each ledger transaction: its newe
     Column("held_tokens", BigInteger, nullable=False),
     Column("held_more", Text),
     Column("due_nano", BigInteger, nullable=False, server_default="0"),  # usage that no invoice covers yet
-    Column("events", BigInteger, nullable=False, server_default="0"),  # the newest of its events
     CheckConstraint("held_requests >= 0 and held_inputs >= 0 and held_tokens >= 0", name="open_holds_are_not_negative"),
 )
 
@@ -328,15 +327,19 @@ assignments = Table(  # append-only: which plan a tenant was on from when
     Index("assignments_by_tenant", "tenant", "at"),
 )
 
-plan_prices = Table(  # append-only: what was announced of a plan's price versions; rows of one time are one announcement
-    "plan_prices",
-    metadata,
-    Column("id", String(26), primary_key=True),
-    Column("plan", String(64), nullable=False),
-    Column("version", String(64), ForeignKey("prices.version"), nullable=False),
-    Column("begins_at", BigInteger, nullable=False),  # never from before it was written
-    Column("at", BigInteger, nullable=False),  # until the plan's next announcement, which replaces what had not begun
-    UniqueConstraint("plan", "at", "begins_at"),
+plan_prices = (
+    Table(  # append-only: what was announced of a plan's price versions; rows of one time are one announcement
+        "plan_prices",
+        metadata,
+        Column("id", String(26), primary_key=True),
+        Column("plan", String(64), nullable=False),
+        Column("version", String(64), ForeignKey("prices.version"), nullable=False),
+        Column("begins_at", BigInteger, nullable=False),  # never from before it was written
+        Column(
+            "at", BigInteger, nullable=False
+        ),  # until the plan's next announcement, which replaces what had not begun
+        UniqueConstraint("plan", "at", "begins_at"),
+    )
 )
 
 grants = Table(  # append-only: prepaid credit given to a tenant
@@ -378,30 +381,41 @@ redemptions = Table(  # append-only: coupons, with the terms that they had when 
 
 # --- usage that other services report ------------------------------------------------------------------------------
 
-events = Table(  # append-only: CloudEvents 1.0, once each by source and id
-    "events",
+event_sources = Table(  # append-only: who reported, so that each of their events need not say it in full
+    "event_sources",
     metadata,
-    Column("tenant", String(64), ForeignKey("tenants.id"), primary_key=True),
-    Column("sequence", BigInteger, primary_key=True),
-    Column("identity", LargeBinary(16), nullable=False),  # of source and id: first half of their sha256
-    Column("batch", BigInteger, nullable=False),
-    Column("source", String(255), nullable=False),
-    Column("event", String(255), nullable=False),  # its id
-    Column("meter", String(32), nullable=False),
-    Column("units", BigInteger, nullable=False),
-    Column("at", BigInteger, nullable=False),  # when it happened; when it came is its batch's
-    CheckConstraint("units >= 0", name="units_are_not_negative"),
-    Index("events_by_identity", "identity", unique=True),
-    Index("events_by_batch", "batch"),
-    sqlite_with_rowid=False,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("source", String(255), nullable=False, unique=True),
+    Column("at", BigInteger, nullable=False),
 )
 
-event_batches = Table(  # append-only: what came in one transaction, in a hash chain
+events = (
+    Table(  # append-only: CloudEvents 1.0, once each by source and id; tenants are looked up when they are recorded
+        "events",
+        metadata,
+        Column("tenant", String(64), primary_key=True),
+        Column("sequence", BigInteger, primary_key=True),
+        Column("batch", BigInteger, nullable=False),
+        Column("source", Integer, nullable=False),
+        Column("event", String(255).with_variant(String(255, collation="C"), "postgresql"), nullable=False),  # its id
+        Column("meter", String(32), nullable=False),
+        Column("units", BigInteger, nullable=False),
+        Column("at", BigInteger, nullable=False),  # when it happened; when it came is its batch's
+        CheckConstraint("units >= 0", name="units_are_not_negative"),
+        Index("events_by_batch", "batch", postgresql_using="brin"),
+        # Not of a hash: ids that are made in order (UUIDv7, ULID, counters) are then inserted side by side.
+        Index("events_by_identity", "source", "event", unique=True),
+        sqlite_with_rowid=False,
+    )
+)
+
+event_batches = Table(  # append-only: what came in one call, in a hash chain
     "event_batches",
     metadata,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("key", String(32), nullable=False),
     Column("events", BigInteger, nullable=False),
+    Column("checks", LargeBinary, nullable=False),  # 4 bytes a row, by which verify names the row that was changed
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Column("at", BigInteger, nullable=False),
@@ -476,5 +490,5 @@ consents = Table(  # append-only: the newest row of a contributor and purpose ho
 APPEND_ONLY = (
     *("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents", "notices", "gateways"),
     *("credit_notes", "profiles", "assignments", "plan_prices", "grants", "grant_uses", "redemptions", "events"),
-    *("event_batches", "payments"),
+    *("event_sources", "event_batches", "payments"),
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, inspect, text
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from feilun.errors import ConflictError
@@ -115,15 +115,14 @@ def fill(database: Database) -> None:
         "grants": "'1', 'acme', 'USD', 5, NULL, 'paid', 2",
         "grant_uses": "'1', '1', '1', 5, 2",
         "redemptions": "'1', 'acme', 'LAUNCH', '{{}}', 2",
-        "event_batches": "1, 'key', 1, '0', '1', 2",
+        "event_sources": "1, 's', 2",
+        "events": "'acme', 1, 1, 1, 'one', 'pages', 1, 2",
+        "event_batches": "1, 'key', 1, '1234', '0', '1', 2",
         "payments": "'evt_1', '1', 'invoice.paid', 'paid', 5, 'USD', 1, 2",
     }
 
     def insert_all(connection: Any) -> None:
         for table, values in rows.items():
             connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({values.format(r='a' * 64)})")
-
-        row = {"tenant": "acme", "sequence": 1, "identity": b"i" * 16, "batch": 1, "source": "s", "event": "1"}
-        connection.execute(insert(tables.events).values(row | {"meter": "pages", "units": 1, "at": 2}))
 
     database.write(insert_all)

@@ -10,8 +10,6 @@ ALTER TABLE chains ADD COLUMN held_more TEXT;
 
 ALTER TABLE chains ADD COLUMN due_nano BIGINT DEFAULT '0' NOT NULL;
 
-ALTER TABLE chains ADD COLUMN events BIGINT DEFAULT '0' NOT NULL;
-
 ALTER TABLE counters ADD COLUMN more TEXT;
 
 ALTER TABLE invoices ADD COLUMN first_event BIGINT;
@@ -22,11 +20,46 @@ CREATE TABLE event_batches (
 	number BIGINT NOT NULL,
 	key VARCHAR(32) NOT NULL,
 	events BIGINT NOT NULL,
+	checks BYTEA NOT NULL,
 	previous VARCHAR(64) NOT NULL,
 	hash VARCHAR(64) NOT NULL,
 	at BIGINT NOT NULL,
 	PRIMARY KEY (number)
 );
+
+CREATE TABLE event_sources (
+	id INTEGER NOT NULL,
+	source VARCHAR(255) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE (source)
+);
+
+CREATE TABLE events (
+	tenant VARCHAR(64) NOT NULL,
+	sequence BIGINT NOT NULL,
+	batch BIGINT NOT NULL,
+	source INTEGER NOT NULL,
+	event VARCHAR(255) COLLATE "C" NOT NULL,
+	meter VARCHAR(32) NOT NULL,
+	units BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (tenant, sequence),
+	CONSTRAINT units_are_not_negative CHECK (units >= 0)
+);
+
+CREATE INDEX events_by_batch ON events USING brin (batch);
+
+CREATE UNIQUE INDEX events_by_identity ON events (source, event);
+
+CREATE TRIGGER event_batches_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON event_batches
+FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
+
+CREATE TRIGGER event_sources_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON event_sources
+FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
+
+CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON events
+FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
 
 CREATE TABLE gateways (
 	gateway VARCHAR(26) NOT NULL,
@@ -83,25 +116,6 @@ CREATE TABLE assignments (
 );
 
 CREATE INDEX assignments_by_tenant ON assignments (tenant, at);
-
-CREATE TABLE events (
-	tenant VARCHAR(64) NOT NULL,
-	sequence BIGINT NOT NULL,
-	identity BYTEA NOT NULL,
-	batch BIGINT NOT NULL,
-	source VARCHAR(255) NOT NULL,
-	event VARCHAR(255) NOT NULL,
-	meter VARCHAR(32) NOT NULL,
-	units BIGINT NOT NULL,
-	at BIGINT NOT NULL,
-	PRIMARY KEY (tenant, sequence),
-	CONSTRAINT units_are_not_negative CHECK (units >= 0),
-	FOREIGN KEY(tenant) REFERENCES tenants (id)
-);
-
-CREATE INDEX events_by_batch ON events (batch);
-
-CREATE UNIQUE INDEX events_by_identity ON events (identity);
 
 CREATE TABLE grants (
 	id VARCHAR(26) NOT NULL,
@@ -207,16 +221,10 @@ CREATE TABLE payments (
 
 CREATE INDEX payments_by_invoice ON payments (invoice);
 
-CREATE TRIGGER event_batches_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON event_batches
-FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
-
 CREATE TRIGGER gateways_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON gateways
 FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
 
 CREATE TRIGGER assignments_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON assignments
-FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
-
-CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON events
 FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
 
 CREATE TRIGGER grants_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON grants

@@ -10,8 +10,6 @@ ALTER TABLE chains ADD COLUMN held_more TEXT;
 
 ALTER TABLE chains ADD COLUMN due_nano BIGINT DEFAULT '0' NOT NULL;
 
-ALTER TABLE chains ADD COLUMN events BIGINT DEFAULT '0' NOT NULL;
-
 ALTER TABLE counters ADD COLUMN more TEXT;
 
 ALTER TABLE invoices ADD COLUMN first_event BIGINT;
@@ -22,11 +20,56 @@ CREATE TABLE event_batches (
 	number BIGINT NOT NULL,
 	"key" VARCHAR(32) NOT NULL,
 	events BIGINT NOT NULL,
+	checks BLOB NOT NULL,
 	previous VARCHAR(64) NOT NULL,
 	hash VARCHAR(64) NOT NULL,
 	at BIGINT NOT NULL,
 	PRIMARY KEY (number)
 );
+
+CREATE TABLE event_sources (
+	id INTEGER NOT NULL,
+	source VARCHAR(255) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (id),
+	UNIQUE (source)
+);
+
+CREATE TABLE events (
+	tenant VARCHAR(64) NOT NULL,
+	sequence BIGINT NOT NULL,
+	batch BIGINT NOT NULL,
+	source INTEGER NOT NULL,
+	event VARCHAR(255) NOT NULL,
+	meter VARCHAR(32) NOT NULL,
+	units BIGINT NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (tenant, sequence),
+	CONSTRAINT units_are_not_negative CHECK (units >= 0)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX events_by_batch ON events (batch);
+
+CREATE UNIQUE INDEX events_by_identity ON events (source, event);
+
+CREATE TRIGGER event_batches_no_update BEFORE UPDATE ON event_batches
+BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
+
+CREATE TRIGGER event_batches_no_delete BEFORE DELETE ON event_batches
+BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
+
+CREATE TRIGGER event_sources_no_update BEFORE UPDATE ON event_sources
+BEGIN SELECT RAISE(ABORT, 'event_sources is append-only'); END;
+
+CREATE TRIGGER event_sources_no_delete BEFORE DELETE ON event_sources
+BEGIN SELECT RAISE(ABORT, 'event_sources is append-only'); END;
+
+CREATE TRIGGER events_no_update BEFORE UPDATE ON events
+BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
+
+CREATE TRIGGER events_no_delete BEFORE DELETE ON events
+BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
 
 CREATE TABLE gateways (
 	gateway VARCHAR(26) NOT NULL,
@@ -83,26 +126,6 @@ CREATE TABLE assignments (
 );
 
 CREATE INDEX assignments_by_tenant ON assignments (tenant, at);
-
-CREATE TABLE events (
-	tenant VARCHAR(64) NOT NULL,
-	sequence BIGINT NOT NULL,
-	identity BLOB NOT NULL,
-	batch BIGINT NOT NULL,
-	source VARCHAR(255) NOT NULL,
-	event VARCHAR(255) NOT NULL,
-	meter VARCHAR(32) NOT NULL,
-	units BIGINT NOT NULL,
-	at BIGINT NOT NULL,
-	PRIMARY KEY (tenant, sequence),
-	CONSTRAINT units_are_not_negative CHECK (units >= 0),
-	FOREIGN KEY(tenant) REFERENCES tenants (id)
-)
- WITHOUT ROWID;
-
-CREATE INDEX events_by_batch ON events (batch);
-
-CREATE UNIQUE INDEX events_by_identity ON events (identity);
 
 CREATE TABLE grants (
 	id VARCHAR(26) NOT NULL,
@@ -208,12 +231,6 @@ CREATE TABLE payments (
 
 CREATE INDEX payments_by_invoice ON payments (invoice);
 
-CREATE TRIGGER event_batches_no_update BEFORE UPDATE ON event_batches
-BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
-
-CREATE TRIGGER event_batches_no_delete BEFORE DELETE ON event_batches
-BEGIN SELECT RAISE(ABORT, 'event_batches is append-only'); END;
-
 CREATE TRIGGER gateways_no_update BEFORE UPDATE ON gateways
 BEGIN SELECT RAISE(ABORT, 'gateways is append-only'); END;
 
@@ -225,12 +242,6 @@ BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;
 
 CREATE TRIGGER assignments_no_delete BEFORE DELETE ON assignments
 BEGIN SELECT RAISE(ABORT, 'assignments is append-only'); END;
-
-CREATE TRIGGER events_no_update BEFORE UPDATE ON events
-BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
-
-CREATE TRIGGER events_no_delete BEFORE DELETE ON events
-BEGIN SELECT RAISE(ABORT, 'events is append-only'); END;
 
 CREATE TRIGGER grants_no_update BEFORE UPDATE ON grants
 BEGIN SELECT RAISE(ABORT, 'grants is append-only'); END;
