@@ -20,14 +20,14 @@ class Span(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows of one tenant and month. ``window`` limits their time, within it or (``outside``) not within it."""
+    """Rows of one tenant and month: those at the times of ``windows``, or (not ``within``) those at all other times."""
 
     tenant: str
     period: str
     first: int
     last: int
-    window: tuple[int, int] | None = None
-    outside: bool = False
+    windows: tuple[tuple[int, int], ...] = ()
+    within: bool = False
 
 
 def units_sql(meter: str, dialect: str) -> str:
@@ -59,16 +59,73 @@ def usage_query(rows: Rows, release: str, version: str, units: str, counted: tup
     )
 
 
+class Events(NamedTuple):
+    """A tenant's events of a month: earlier invoices cover those up to ``covered``; they are there up to ``last``."""
+
+    tenant: str
+    period: str
+    covered: int
+    last: int
+    late: bool = False
+
+    @property
+    def uptos(self) -> tuple[int, int]:
+        """The newest event of before, and that of now."""
+        return self.covered, self.last
+
+
+def event_query(events: Events, meter: tuple[str, str], within: tuple[int, int], counted: tuple[Kind, Span]) -> str:
+    """What a price's units are of the events of one meter (its name, and sum or count) and price segment.
+
+    In order of when they happened, the month's units up to the segment's end less those before it: with all events
+    that are there now, less the same with those that were covered before.
+    """
+    name, aggregate = meter
+    units = "units" if aggregate == "sum" else "1"
+    begins, ends = bounds(events.period)
+    sums, signs = [], []
+    for upto, sign in ((events.last, "+"), (events.covered, "-")):
+        for before in within[::-1]:
+            sums.append(f"COALESCE(SUM(CASE WHEN at < {before} AND sequence <= {upto} THEN {units} ELSE 0 END), 0)")
+            signs.append(sign if before == within[1] else "+-"[sign == "+"])
+    terms = " ".join(f"{sign} ({_inside(*counted, f'n{i}')})" for i, sign in enumerate(signs))
+    return (
+        f"SELECT {terms.removeprefix('+ ')} FROM (SELECT {', '.join(f'{each} AS n{i}' for i, each in enumerate(sums))} "
+        f"FROM events WHERE tenant = '{quoted(events.tenant)}' AND meter = '{quoted(name)}' "
+        f"AND at >= {begins} AND at < {ends}) AS month"
+    )
+
+
+def level_query(events: Events, meter: str, aggregate: str, counted: tuple[Kind, Span]) -> str:
+    """The same for a level: the month's largest or latest value."""
+    begins, ends = bounds(events.period)
+    mine = f"tenant = '{quoted(events.tenant)}' AND meter = '{quoted(meter)}' AND at >= {begins} AND at < {ends}"
+    what, order = ("MAX(units)", "") if aggregate == "max" else ("units", " ORDER BY at DESC, sequence DESC LIMIT 1")
+    levels = (
+        f"COALESCE((SELECT {what} FROM events WHERE {mine} AND sequence <= {upto}{order}), 0) AS n{i}"
+        for i, upto in enumerate((events.last, events.covered))
+    )
+    return (
+        f"SELECT ({_inside(*counted, 'n0')}) - ({_inside(*counted, 'n1')}) FROM (SELECT {', '.join(levels)}) AS month"
+    )
+
+
+def stored_query(tenant: str, ends: int, counted: tuple[Kind, Span]) -> str:
+    """How many of the examples that a tenant had stored at a moment have the price."""
+    stored = f"SELECT COUNT(*) AS n FROM feedback WHERE tenant = '{quoted(tenant)}' AND at < {ends}"
+    return f"SELECT {_inside(*counted, 'n')} FROM ({stored}) AS stored"
+
+
 def quoted(text: str) -> str:
     """Text for the inside of SQL's single quotes."""
     return text.replace("'", "''")
 
 
 def _in_window(rows: Rows) -> str:
-    if rows.window is None:
+    if not rows.windows:
         return ""
-    begins, ends = rows.window
-    return f" AND {'NOT ' if rows.outside else ''}(at >= {begins} AND at < {ends})"
+    times = " OR ".join(f"(at >= {begins} AND at < {ends})" for begins, ends in rows.windows)
+    return f" AND {'' if rows.within else 'NOT '}({times})"
 
 
 def _inside(kind: Kind, span: Span, units: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from feilun.accounts.terms import METERS, MORE_METERS, Counts, Kind, Part, Tariff, Terms
@@ -148,11 +148,18 @@ def part_line(terms: Terms, meter: str, part: Part, line: Line) -> Line:
         span = span_of(terms, meter, part)
         words |= {"tier": part.tier + 1, "above": span.above}
         words |= {} if span.up_to is None else {"up_to": span.up_to}
-    values = {name: getattr(line, name) for name in line.__dataclass_fields__}
-    values |= {"kind": "included" if part.kind == "included" else line.kind, "meter": meter, "units": part.units}
-    values |= {"unit_nano": part.nano, "exact_nano": part.exact_nano, "price_version": terms.version, "words": words}
-    values["amount_nano"] = round_to_minor(part.exact_nano, terms.currency)
-    return worded(Line(**values), terms.currency)
+    told = replace(
+        line,
+        kind="included" if part.kind == "included" else line.kind,
+        meter=meter,
+        units=part.units,
+        unit_nano=part.nano,
+        exact_nano=part.exact_nano,
+        amount_nano=round_to_minor(part.exact_nano, terms.currency),
+        price_version=terms.version,
+        words=words,
+    )
+    return worded(told, terms.currency)
 
 
 @dataclass
@@ -202,7 +209,7 @@ def rate(
     tenant: str,
     period: str,
     *,
-    trial: Window | None = None,
+    trial: Sequence[Window] = (),
     dialect: str = "sqlite",
 ) -> Rated:
     """Rate a tenant's rows, in ledger order, for the invoice of ``period``.
@@ -213,7 +220,7 @@ def rate(
         before: by month, the units that the tenant had used in it before the first row.
         tenant: for the queries of the lines.
         period: rows of earlier months become adjustment lines.
-        trial: rows of this time are on lines of their own, which say so in their words.
+        trial: rows of these times are on lines of their own, which say so in their words.
         dialect: of the database that the queries are for.
     """
     rated = Rated()
@@ -225,7 +232,7 @@ def rate(
         if not starts <= row.at < ends:
             month = period_of(row.at)
             starts, ends = bounds(month)
-        key = (month, row.price_version, row.release, trial is not None and trial[0] <= row.at < trial[1])
+        key = (month, row.price_version, row.release, any(begins <= row.at < ends for begins, ends in trial))
         earlier = counted[month]
         now = counted[month] = _plus(earlier, row)
         group = groups.get(key)
@@ -267,7 +274,7 @@ class _Source(NamedTuple):
     tenant: str
     period: str
     release: str
-    trial: Window | None
+    trial: Sequence[Window]
     free: bool  # within the trial
     dialect: str
 
@@ -279,11 +286,10 @@ def _lines(source: _Source, group: _Group, *, late: bool) -> Iterator[Line]:
     words: dict[str, str | int] = {"late": 1} if late else {}
     words |= {"trial": 1} if source.free else {}
     begins, ends = bounds(source.period)
-    touched = source.trial is not None and source.trial[0] < ends and source.trial[1] > begins
-    window = source.trial if touched else None
-    rows = Rows(source.tenant, source.period, group.first, group.last, window, outside=not source.free)
+    trial = tuple(window for window in source.trial if window[0] < ends and window[1] > begins)
+    rows = Rows(source.tenant, source.period, group.first, group.last, trial, within=source.free)
     for meter, part in parts:
-        counted = (part.kind, _counted(group.terms, meter, part))
+        counted = (part.kind, counted_span(group.terms, meter, part))
         line = Line(
             period=source.period,
             release=source.release,
@@ -295,7 +301,7 @@ def _lines(source: _Source, group: _Group, *, late: bool) -> Iterator[Line]:
         yield part_line(group.terms, meter, part, line)
 
 
-def _counted(terms: Terms, meter: str, part: Part) -> Span:
+def counted_span(terms: Terms, meter: str, part: Part) -> Span:
     """The units that a line's query counts; a graduated tier is entered once and never left again."""
     if part.kind == "unit" and meter not in terms.priced:
         return Span(0, 0, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,7 +33,7 @@ def snapshot(database: Database) -> Iterator[Connection]:
 
 
 def rate_range(
-    connection: Connection, tenant: str, period: str, span: tuple[int, int], trial: Window | None = None
+    connection: Connection, tenant: str, period: str, span: tuple[int, int], trial: Sequence[Window] = ()
 ) -> Rated:
     """Rate a tenant's rows from the first to the last of ``span``, both included, for an invoice of ``period``.
 
