@@ -12,17 +12,48 @@ from collections.abc import Sequence
 from feilun.bill.form import Form, form_of
 from feilun.bill.invoices import Invoice
 from feilun.bill.render_html import as_html
-from feilun.bill.wording import Language
+from feilun.bill.wording import LANGUAGES, Language
+from feilun.errors import SettingError, did_you_mean
 
-__all__ = ["CSV_HEADINGS", "as_csv", "as_html", "as_json", "as_text", "neutral"]
+__all__ = ["CSV_HEADINGS", "FORMS", "as_bytes", "as_csv", "as_html", "as_json", "as_text", "file_name", "neutral"]
 
 CSV_HEADINGS = (  # programs read them by name and by place: new ones are added at the end
     *("invoice", "tenant", "line", "kind", "period", "description", "units", "unit_price", "amount", "currency"),
     *("price_version", "release", "arithmetic", "meter", "price_per", "exact_amount", "query"),
 )
+FORMS = ("pdf", "html", "csv", "json", "text")
 LONGEST = 60  # columns of a terminal for the text of a line
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _FORMULA = tuple("=+-@\t\r\n|%＝＋－＠")  # what a spreadsheet may take for the beginning of a formula, or of a new cell
+
+
+def as_bytes(invoice: Invoice, form: str, language: Language = "en") -> bytes:
+    """One of ``FORMS`` as a file of its own. CSV and JSON are for programs: they are the same in either language.
+
+    Raises:
+        SettingError: there is no such form, or no such language.
+    """
+    if form not in FORMS:
+        hint = did_you_mean(form, FORMS) or f"forms are {', '.join(FORMS)}"
+        raise SettingError(f"there is no form '{form}' of an invoice", hint=hint)
+    if language not in LANGUAGES:
+        raise SettingError(f"there are no invoices in '{language}'", hint=f"one of {', '.join(LANGUAGES)}")
+    if form == "pdf":
+        from feilun.bill.pdf import as_pdf  # brings in reportlab
+
+        return as_pdf(invoice, language)
+    made = {
+        "html": lambda: as_html(invoice, language),
+        "csv": lambda: as_csv([invoice]),
+        "json": lambda: as_json(invoice),
+        "text": lambda: as_text(invoice, language),
+    }
+    return made[form]().encode()
+
+
+def file_name(invoice: Invoice, form: str) -> str:
+    """What its file is called: ``INV-000001-acme.pdf``."""
+    return f"{invoice.number}-{invoice.tenant}.{'txt' if form == 'text' else form}"
 
 
 def as_text(invoice: Invoice, language: Language = "en") -> str:
