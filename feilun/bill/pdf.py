@@ -40,7 +40,7 @@ def as_pdf(invoice: Invoice, language: Language = "en") -> bytes:
         bottomMargin=MARGIN + 12,
         invariant=1,
         title=f"{form.title} {form.number}",
-        author=invoice.seller.get("name", ""),
+        author="".join(char for char in invoice.seller.get("name", "") if char.isprintable()),
         lang=language,
     )
     document.build(list(_story(form)), canvasmaker=_Canvases(form))
