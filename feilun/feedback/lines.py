@@ -8,6 +8,7 @@ from typing import Any
 
 from feilun.errors import DataError
 
+CONSENTS = (["learn"], ["learn", "share"], ["share", "learn"])
 TAKEN = ("request", "input", "text", "label", "contributor")
 
 
@@ -32,6 +33,7 @@ def _correction(line: str, where: str) -> dict[str, Any]:
     missing = [name for name in TAKEN if name not in row] if isinstance(row, dict) else list(TAKEN)
     if missing:
         raise DataError(f"the line has no '{missing[0]}'", where=where, hint=f"each needs {', '.join(TAKEN)}")
-    if row.get("consent") not in (True, ["learn"]):
+    given = row.get("consent")
+    if given not in (True, *CONSENTS):
         raise DataError("the contributor does not consent to learning", where=where, hint='"consent": ["learn"]')
-    return {name: row[name] for name in TAKEN} | {"consent": ["learn"]}
+    return {name: row[name] for name in TAKEN} | {"consent": ["learn"] if given is True else given}

@@ -33,3 +33,9 @@ class Release(Artifact):
     """``release.json``: the model that answers, its labels, and the probes that prove it was loaded right."""
 
     kind = "release"
+
+
+class Product(Artifact):
+    """Rows or counts that are sold: ``rows.jsonl``, ``rows.csv``; ``card.json`` and ``people.json`` stay here."""
+
+    kind = "product"

@@ -40,6 +40,15 @@ def _listed(given: Any) -> Any:
     return given
 
 
+def _learns(purposes: list[str]) -> list[str]:
+    if "learn" not in purposes or len(set(purposes)) != len(purposes):
+        raise ValueError("a correction is there to be learned from")
+    return purposes
+
+
+Consent = Annotated[list[Literal["learn", "share"]], Field(min_length=1, max_length=2), AfterValidator(_learns)]
+
+
 class Body(BaseModel):
     """What a caller sends: unknown fields and other types are refused."""
 
@@ -66,7 +75,7 @@ class Correction(Body):
     text: Text = Field(description="the input again, as it was sent: it was not kept")
     label: Word
     contributor: Word = Field(description="whose words these are; a pseudonym will do")
-    consent: Annotated[list[Literal["learn"]], Field(min_length=1, max_length=1)]
+    consent: Consent = Field(description="what they allow: to learn from them, and perhaps to share (sell) them")
 
 
 Corrections = Annotated[list[Correction], Field(min_length=1, max_length=MOST_INPUTS)]
@@ -159,7 +168,7 @@ def validate(value: Any, shape: TypeAdapter[T]) -> T:
         if first["type"] == "extra_forbidden":
             hint = "unknown fields are refused"
         elif "consent" in first["loc"]:
-            hint = 'consent is ["learn"]'
+            hint = 'consent is ["learn"] or ["learn", "share"]'
         raise RequestError(what, status=422, code="invalid-request", where=where or None, hint=hint) from None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select
+from collections.abc import Collection
+
+from sqlalchemy import Connection, insert, select, text
 from ulid import ULID
 
 from feilun.store import tables
 from feilun.store.database import now_us
 
-PURPOSES = ("learn",)
+PURPOSES = ("serve", "learn", "share")  # answer with their words, train on them, sell them or what is made of them
 
 
 def record(connection: Connection, tenant: str, contributor: str, purpose: str, *, granted: bool) -> int:
@@ -31,6 +33,17 @@ def record(connection: Connection, tenant: str, contributor: str, purpose: str, 
     row = {"tenant": tenant, "contributor": contributor, "purpose": purpose, "granted": granted}
     connection.execute(insert(table).values(id=str(ULID()), at=at, **row))
     return at
+
+
+def withdraw(connection: Connection, tenant: str, contributor: str, purposes: Collection[str] = PURPOSES) -> list[str]:
+    """Note that a contributor withdraws each of the purposes that they ever granted; returns these purposes."""
+    table = tables.consents.c
+    mine = (table.tenant == tenant) & (table.contributor == contributor)
+    known = set(connection.execute(select(table.purpose).where(mine).distinct()).scalars())
+    gone = [purpose for purpose in purposes if purpose in known]
+    for purpose in gone:
+        record(connection, tenant, contributor, purpose, granted=False)
+    return gone
 
 
 def in_force(connection: Connection, purpose: str, *, until: int | None = None) -> dict[tuple[str, str], int]:
@@ -56,3 +69,9 @@ def allows(held: dict[tuple[str, str], int], tenant: str, contributor: str, at: 
     """Whether words of that time may be used, by what ``in_force`` found."""
     since = held.get((tenant, contributor))
     return since is not None and since <= at
+
+
+def hold_still(connection: Connection) -> None:
+    """No consent is granted or withdrawn until this transaction ends, so that what it finds is so when it commits."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        connection.execute(text("LOCK TABLE consents IN SHARE MODE"))

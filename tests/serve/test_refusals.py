@@ -64,12 +64,12 @@ def test_the_document_says_a_string_or_a_list_of_them() -> None:
     assert bodies.CLASSIFY.json_schema()["properties"]["input"]["anyOf"] == [TEXT, many]
 
 
-@pytest.mark.parametrize("given", [True, "learn", [], ["sell"], ["learn", "learn"], None])
+@pytest.mark.parametrize("given", [True, "learn", [], ["sell"], ["learn", "learn"], ["share"], None])
 def test_consent_of_another_kind_hints_what_consent_is(given: object) -> None:
     one = CORRECTION | {"consent": given}
-    assert refused(one, bodies.CORRECTION).hint == 'consent is ["learn"]'
+    assert refused(one, bodies.CORRECTION).hint == 'consent is ["learn"] or ["learn", "share"]'
     many = refused([CORRECTION, one], bodies.CORRECTIONS)
-    assert many.hint == 'consent is ["learn"]'
+    assert many.hint == 'consent is ["learn"] or ["learn", "share"]'
     assert (many.where or "").startswith("1.consent")
 
 
