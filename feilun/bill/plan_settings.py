@@ -78,6 +78,7 @@ class Pricing(Settings):
     trial_days: int = Field(0, ge=0, le=3_660, strict=True)  # from when a tenant first is on the plan
     prorate: Prorate = "changes"
     quota: dict[str, Units] = Field(default_factory=dict)  # hard limit for units of a month
+    requests_per_minute: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None  # the most in any 60 seconds
     warn: Warn = WARN_PERCENT  # percentages of budget and quota at which the tenant is told
     prepaid: bool = Field(False, strict=True)  # refuse what prepaid credit does not cover
 
@@ -198,6 +199,7 @@ def _terms(plan: Pricing, currency: str) -> Terms:
         quota=plan.quota,
         warn_percent=tuple(sorted(set(plan.warn))),
         prepaid=plan.prepaid,
+        requests_per_minute=plan.requests_per_minute,
     )
 
 

@@ -25,6 +25,8 @@ from feilun.store.money import format_money
 from feilun.store.periods import bounds, period_of
 from feilun.store.statements import Statement
 
+MINUTE = 60 * 10**6
+
 
 class Limits(Protocol):
     """What a plan's terms say about limits, and what units cost under them."""
@@ -44,6 +46,10 @@ class Limits(Protocol):
     @property
     def prepaid(self) -> bool:
         """Whether usage must be covered by prepaid credit."""
+
+    @property
+    def requests_per_minute(self) -> int | None:
+        """The most requests that a tenant may begin in any 60 seconds."""
 
     def amount(self, before: Counts, after: Counts) -> int:
         """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``."""
@@ -106,6 +112,8 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
     Raises:
         QuotaError: says which limit, when it begins anew, and what to do.
     """
+    if terms.requests_per_minute is not None:
+        _check_rate(connection, wanted, terms.requests_per_minute)
     if budgets.tenant is None and budgets.key is None and not terms.quota and not terms.prepaid:
         return
     period = period_of(wanted.now)
@@ -175,6 +183,20 @@ def credit_left(connection: Connection, tenant: str, currency: str, now: int) ->
     return int(row[0]) if row is not None and row[0] is not None else 0
 
 
+def _check_rate(connection: Connection, wanted: Wanted, most: int) -> None:
+    """Refuse where the ``most``-th newest request is younger than a minute: exact in any window, for all workers."""
+    row = _NTH_NEWEST.one(connection, tenant=wanted.tenant, before=most - 1)
+    if row is not None and wanted.now - row[0] < MINUTE:
+        wait = -((wanted.now - row[0] - MINUTE) // 10**6)
+        raise _refused(
+            f"more than {most:,} requests in a minute",
+            wanted.now,
+            code="rate-limited",
+            hint="send them more slowly; another plan can have more",
+            retry_after=wait,
+        )
+
+
 def _watched(step: Step, terms: Limits, budgets: Budgets) -> Iterator[tuple[str, int, int, int]]:
     """Every limit of the request: its name, how much, and how much of it was used before and after."""
     if budgets.tenant is not None:
@@ -231,6 +253,9 @@ _HELD_BY_KEY = Statement(
 _NOTICE = Statement(
     "INSERT INTO notices (tenant, subject, period, percent, at) VALUES (:tenant, :subject, :period, :percent, :at) "
     "ON CONFLICT (tenant, subject, period, percent) DO NOTHING"
+)
+_NTH_NEWEST = Statement(
+    "SELECT created_at FROM requests WHERE tenant = :tenant ORDER BY created_at DESC LIMIT 1 OFFSET :before"
 )
 _CREDIT = Statement(
     "SELECT SUM(grants.amount_nano) - COALESCE((SELECT SUM(used.amount_nano) FROM grant_uses AS used "

@@ -170,6 +170,7 @@ requests = Table(  # the idempotency row and the hold in one; state moves held -
     CheckConstraint("state in ('held', 'posted', 'released')", name="state_is_known"),
     CheckConstraint("held_inputs >= 0 and held_tokens >= 0", name="hold_is_not_negative"),
     Index("requests_by_state", "state", "lease_until"),
+    Index("requests_by_time", "tenant", "created_at"),
 )
 
 usage = Table(  # append-only: one row for each posted request, in a hash chain for each tenant

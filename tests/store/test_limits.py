@@ -57,6 +57,34 @@ def test_exactly_ten_of_a_hundred_at_once_fit_a_quota_for_ten_case_22(database: 
     assert refused.value.retry_after
 
 
+def test_of_ten_times_as_many_at_once_exactly_the_rate_is_admitted_case_23(database: Database) -> None:
+    books = Books(database, terms=Terms("USD", requests_per_minute=7))
+    assert at_once(books, 70) == 7
+    with pytest.raises(QuotaError, match="in a minute") as refused:
+        books.hold("later")
+    assert refused.value.name == "rate-limited"
+    assert refused.value.retry_after is not None
+    assert 50 <= refused.value.retry_after <= 60
+
+
+def test_no_window_of_a_minute_has_more_requests_than_the_rate_case_23(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books, clock = Books(database, terms=Terms("USD", requests_per_minute=5)), 10**15
+    admitted = []
+    for i in range(200):
+        clock += (i * 7_919_000) % 9_000_000
+        monkeypatch.setattr(ledger, "now_us", lambda _, now=clock: now)
+        try:
+            books.hold(f"k{i}")
+            admitted.append(clock)
+        except QuotaError as error:
+            assert error.retry_after is not None
+            assert clock + error.retry_after * 10**6 >= admitted[-5] + 60 * 10**6
+    assert len(admitted) > 20
+    assert all(later - earlier >= 60 * 10**6 for earlier, later in zip(admitted, admitted[5:], strict=False))
+
+
 def test_a_quota_of_a_meter_lets_through_what_does_not_use_it(database: Database) -> None:
     books = Books(database, terms=Terms("USD", quota={"tokens": 5}))
     books.serve("one", tokens=5)

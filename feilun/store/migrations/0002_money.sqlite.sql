@@ -4,6 +4,8 @@ ALTER TABLE requests ADD COLUMN "key" VARCHAR(32);
 
 ALTER TABLE requests ADD COLUMN held_more TEXT;
 
+CREATE INDEX requests_by_time ON requests (tenant, created_at);
+
 ALTER TABLE usage ADD COLUMN more TEXT;
 
 ALTER TABLE chains ADD COLUMN held_more TEXT;
