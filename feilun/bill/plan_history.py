@@ -126,7 +126,9 @@ def schedules(
     announced = {}
     for plan, each in _announced(connection).items():
         announced[plan] = [prices for prices in each if as_of is None or prices[0][0] <= as_of] or each[:1]
-    for plan, prices in _news(announced, plans or {}, now_us(connection) if as_of is None else as_of):
+    newest = max((each[-1][0][0] for each in announced.values()), default=0)
+    now = max(now_us(connection) if as_of is None else as_of, newest + 1)
+    for plan, prices in _news(announced, plans or {}, now):
         announced.setdefault(plan, []).append(prices)
     return {plan: _flattened(each) for plan, each in announced.items()}
 
