@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -84,8 +85,11 @@ CORRECTION: TypeAdapter[Correction] = TypeAdapter(Correction)
 CORRECTIONS: TypeAdapter[list[Correction]] = TypeAdapter(Corrections)
 
 
-def size(request: Request, settings: GatewaySettings) -> int:
+def size(request: Request, settings: GatewaySettings, kinds: Collection[str] = ("application/json",)) -> int:
     """How long the body may turn out to be: what was declared, or the most that is read of one without a length.
+
+    Args:
+        kinds: media types that are read; a body without one is taken for the first.
 
     Raises:
         RequestError: 413 it is declared to be too long, 415 not JSON or compressed.
@@ -93,9 +97,9 @@ def size(request: Request, settings: GatewaySettings) -> int:
     headers = request.headers
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError("the body is encoded", status=415, code="content-encoding", hint="send it as it is")
-    if headers.get("content-type", "application/json").split(";")[0].strip().lower() != "application/json":
+    if kind(request, kinds) not in kinds:
         raise RequestError(
-            "the body is not JSON", status=415, code="content-type", hint="Content-Type: application/json"
+            "the body is not JSON", status=415, code="content-type", hint=f"Content-Type: {' or '.join(kinds)}"
         )
     declared = headers.get("content-length")
     if declared is None:
@@ -103,6 +107,11 @@ def size(request: Request, settings: GatewaySettings) -> int:
     if not (declared.isascii() and declared.isdigit()) or int(declared[:20]) > settings.body_bytes:
         raise _too_long(settings)
     return int(declared)
+
+
+def kind(request: Request, kinds: Collection[str] = ("application/json",)) -> str:
+    """The media type of the body, without parameters; the first of ``kinds`` where none is given."""
+    return request.headers.get("content-type", next(iter(kinds))).split(";")[0].strip().lower()
 
 
 async def read(request: Request, settings: GatewaySettings) -> bytes:
