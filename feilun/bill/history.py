@@ -26,16 +26,17 @@ class Segment(NamedTuple):
     free: bool
 
 
-def read(connection: Connection, tenant: str, as_of: int, plans: Mapping[str, Schedule] | None = None) -> PlanHistory:
-    """What was known at a moment of a tenant's plans, and of their prices.
+def read(
+    connection: Connection, tenant: str, plans: Mapping[str, Schedule] | None = None, as_of: int | None = None
+) -> PlanHistory:
+    """What is known of a tenant's plans and of their prices.
 
     Args:
-        plans: prices of the project file that may not have been announced yet, for drafts.
+        plans: prices of the project file, of which some may not have been announced yet.
+        as_of: leave out what came after this moment.
     """
     schedules = plan_history.schedules(connection, plans, as_of=as_of)
-    history = plan_history.of_tenant(connection, tenant, schedules)
-    known = tuple((at, plan) for at, plan in history.assignments if at <= as_of)
-    return replace(history, assignments=known or history.assignments[:1])
+    return plan_history.of_tenant(connection, tenant, schedules, as_of=as_of)
 
 
 def free_times(history: PlanHistory) -> tuple[Window, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select
 
 from feilun.accounts.terms import Terms
-from feilun.bill.invoices import FEES, ROUNDING, Invoice, invoiced, parse
+from feilun.bill.bookings import FEES, ROUNDING, invoiced
+from feilun.bill.invoices import Invoice, parse
 from feilun.bill.rating import Line
 from feilun.bill.reading import rate_range, snapshot
 from feilun.errors import ConflictError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert, select, update
 from ulid import ULID
 
-from feilun.accounts.terms import Counts, Terms
+from feilun.accounts.terms import Counts, Schedule, Terms
+from feilun.bill import plan_history
 from feilun.store import audit, ledger, tables
 from feilun.store.database import Database
 from feilun.store.periods import period_of
@@ -31,6 +32,11 @@ class Use(NamedTuple):
     inputs: int = 1
     tokens: int = 10
     compute_ns: int = 1_000
+    more: tuple[tuple[str, int], ...] = ()  # units of the meters that have no column
+
+    @property
+    def units(self) -> Counts:
+        return Counts(1, self.inputs, self.tokens, **dict(self.more))
 
 
 @dataclass
@@ -53,6 +59,25 @@ class Books:
         self.database.write(write)
         return name
 
+    def assign(self, tenant: str, plan: str, when: str) -> None:
+        """Put a tenant on a plan at a time of our own choosing."""
+        row = {"id": str(ULID()), "tenant": tenant, "plan": plan, "at": at(when)}
+
+        def write(connection: Any) -> None:
+            connection.execute(insert(tables.assignments).values(row))
+            connection.execute(update(tables.tenants).where(tables.tenants.c.id == tenant).values(plan=plan))
+
+        self.database.write(write)
+
+    def announce(self, plans: Mapping[str, Terms], when: str) -> None:
+        """Say at a time of our own choosing what plans cost from then on."""
+        prices = {plan: Schedule.always(terms) for plan, terms in plans.items()}
+        self.database.write(lambda c: plan_history.record(c, prices, at(when)))
+
+    def event(self, tenant: str, meter: str, units: int, when: str) -> None:
+        """Something that another service reports of a tenant."""
+        self.events([(tenant, meter, units, at(when))])
+
     def use(self, tenant: str, uses: Iterable[Use], terms: Terms, plan: str = "starter") -> list[dict[str, Any]]:
         chosen = list(uses)
         return self.database.write(lambda c: self._use(c, tenant, chosen, terms, plan))
@@ -74,7 +99,7 @@ class Books:
         for use in uses:
             month = period_of(use.at)
             before = counts.get(month, Counts())
-            counts[month] = before.plus(Counts(1, use.inputs, use.tokens))
+            counts[month] = before.plus(use.units)
             amount = terms.amount(before, counts[month])
             spent[month] = spent.get(month, 0) + amount
             sequence += 1
@@ -82,7 +107,7 @@ class Books:
             row |= {"release": use.release, "route": "classify"}
             row |= {"inputs": use.inputs, "tokens": use.tokens, "compute_ns": use.compute_ns, "plan": plan}
             row |= {"price_version": terms.version, "amount_nano": amount, "currency": terms.currency, "at": use.at}
-            row |= {"sequence": sequence, "previous": previous}
+            row |= {"sequence": sequence, "previous": previous, "more": use.units.columns()["more"]}
             previous = row["hash"] = ledger.row_hash(row)
             usage.append(row)
             asked = {"id": row["request"], "tenant": tenant, "idempotency_key": row["request"], "body_sha256": "0" * 64}
