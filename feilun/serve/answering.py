@@ -17,6 +17,7 @@ from feilun.serve.admission import Admission
 from feilun.serve.batching import Batcher, Scored
 from feilun.serve.bodies import Classify
 from feilun.serve.crash import crash_point
+from feilun.serve.patience import Patience
 from feilun.serve.problems import InProgressError
 from feilun.serve.release import scores_of
 from feilun.serve.settings import GatewaySettings
@@ -72,6 +73,7 @@ class Answering:
         self.shelf = shelf
         self.admission = Admission(settings.queue_requests, settings.queue_tokens, settings.queue_bytes)
         self.batcher = Batcher(settings.batch_tokens, shelf.spending)
+        self.patience = Patience(settings.database_s)
         self._keyring = keyring
         self._plans = plans
         self._settings = settings
@@ -174,18 +176,18 @@ class Answering:
             with self.database.read() as connection:
                 return ledger.find(connection, asked.caller.tenant, asked.idempotency_key, asked.body_sha256)
 
-        found = await asyncio.to_thread(read)
+        found = await self.patience.read(read)
         return None if found is None else Answered(found.request, found.body)
 
     async def _write(self, job: Any, tenant: str) -> Any:
-        return await asyncio.wrap_future(self.database.submit(job, order=tenant))
+        return await self.patience.wait(asyncio.wrap_future(self.database.submit(job, order=tenant)))
 
     async def reap(self) -> None:
         """Release holds of gateways that died, for ever."""
         while True:
             await asyncio.sleep(max(0.5, self._settings.lease_s / 4))
             try:
-                for tenant in await asyncio.to_thread(self._stale):
+                for tenant in await self.patience.read(self._stale):
                     await self._write(lambda c, t=tenant: ledger.reap(c, t), tenant)
             except UnavailableError:
                 continue  # the database is away; holds can wait

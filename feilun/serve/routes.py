@@ -28,7 +28,7 @@ from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
 from feilun.store import ledger
 from feilun.store.counts import METERS
-from feilun.store.database import Database, now_us
+from feilun.store.database import Database, now_us, probe
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
@@ -60,7 +60,7 @@ def allow(gateway: Gateway, scope: str) -> Callable[[Request], Awaitable[None]]:
         header = headers[0] if len(headers) == 1 else None
         caller = gateway.keyring.remembered(header)
         if caller is None:
-            caller = await asyncio.to_thread(gateway.keyring.authenticate, header)
+            caller = await gateway.answering.patience.read(gateway.keyring.authenticate, header)
         if caller.mode != gateway.settings.mode:
             raise AccessError(
                 f"this is a {caller.mode} key, and this gateway takes {gateway.settings.mode} keys",
@@ -108,10 +108,13 @@ def public_routes(gateway: Gateway) -> APIRouter:
     async def readyz() -> Response:
         reasons = ["shutting down"] if gateway.draining else []
         reasons += [] if gateway.shelf.loaded else ["no release is loaded"]
+        patience = gateway.answering.patience
         try:
-            await asyncio.to_thread(_touch, gateway.database)
-        except UnavailableError:
-            reasons.append("the database cannot be read")
+            await patience.read(_touch, gateway.database)
+            if not gateway.database.takes_writes:
+                await patience.wait(asyncio.wrap_future(gateway.database.submit(probe)))
+        except UnavailableError as error:
+            reasons.append(error.what)
         ready = {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}
         return JSONResponse(ready, 503 if reasons else 200)
 
@@ -186,7 +189,7 @@ def usage_routes(gateway: Gateway) -> APIRouter:
         period = request.query_params.get("period")
         if period is not None and not _PERIOD.fullmatch(period):
             raise RequestError("the period is not a month", status=422, code="invalid-request", where="period")
-        return JSONResponse(await asyncio.to_thread(_usage, gateway, request.state.caller, period))
+        return JSONResponse(await gateway.answering.patience.read(_usage, gateway, request.state.caller, period))
 
     return router
 

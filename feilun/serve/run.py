@@ -38,6 +38,10 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
+    async def on_tick(self, counter: int) -> bool:
+        """Stop when the database is not to be trusted any more."""
+        return self._gateway.database.broken or await super().on_tick(counter)
+
 
 def run_gateway(
     database_url: str,
@@ -57,7 +61,7 @@ def run_gateway(
 
     Raises:
         SettingError: the pepper is too short, the address is taken, or the database's URL cannot be used.
-        UnavailableError: the database cannot be opened.
+        UnavailableError: the database cannot be opened, or its disk lost what was written and the gateway stopped.
     """
     logs.write_to_stderr()
     with open_database(database_url) as database:
@@ -70,6 +74,7 @@ def run_gateway(
             serve(create_app(gateway), gateway, host, port)
         finally:
             gateway.shelf.spending.finish(database)
+        database.trust()
 
 
 def serve(app: FastAPI, gateway: Gateway, host: str, port: int) -> None:

@@ -33,12 +33,14 @@ class GatewaySettings:
 
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")  # names that the Host header may have
     mode: str = "live"  # keys of the other mode are refused
+    meters: tuple[str, ...] = ()  # what other services may report by POST /v1/events
     queue_requests: int = 256  # requests that are inside at once
     queue_tokens: int = 65_536  # tokens that wait or are worked on at once
     body_bytes: int = 10_000_000
     queue_bytes: int = 100_000_000  # of all bodies that are inside at once
     body_s: float = 15.0  # how long a body may take to arrive
     lease_s: float = 30.0  # how long a hold lasts whose gateway has died
+    database_s: float = 10.0  # how long the database may take for one thing before the caller is told 503
     wait_s: float = 10.0  # how long a duplicate waits for the first one
     poll_s: float = 0.25  # how often release pointers are read
     grace_s: float = 20.0  # how long requests in flight may take after SIGTERM

@@ -31,6 +31,7 @@ GROUP = 128  # jobs in one commit at the most: bounds how long the first of them
 BUSY_MS = 5_000  # how long one attempt waits for another process's lock
 RETRY_S = 20.0  # how long a group that certainly changed nothing is tried again
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+_UNSYNCED = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 _LOST_A_RACE = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
 _POSTGRES = "-c synchronous_commit=on -c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
 
@@ -49,10 +50,18 @@ class Database:
 
     Args:
         url: a SQLAlchemy URL, ``sqlite:///path`` or ``postgresql://...``.
+
+    Attributes:
+        takes_writes: whether the newest group of writes was committed, as far as is known.
+        broken: the disk said that it did not keep what was written (a failed fsync). Nobody knows then what is in the
+            file, so nothing is read or written any more: the process has to end, and the next one begins with what is
+            on the disk.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.takes_writes = True
+        self.broken = False
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self._writing = self.engine.execution_options(feilun_writes=True)
@@ -68,11 +77,21 @@ class Database:
         Raises:
             UnavailableError: the database cannot be reached, or its lock was not free in time.
         """
+        self.trust()
         try:
             with self.engine.connect() as connection:
                 yield connection
         except OperationalError as error:
             raise UnavailableError("the database cannot be read now", where=_short(error)) from error
+
+    def trust(self) -> None:
+        """Nothing, while the disk keeps what is written.
+
+        Raises:
+            UnavailableError: it did not; see ``broken``.
+        """
+        if self.broken:
+            raise _broken()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[Connection]:
@@ -101,6 +120,7 @@ class Database:
         with self._lock:
             if self._closed:
                 raise UnavailableError("the database is closed")
+            self.trust()
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_forever, name="feilun-writer", daemon=True)
                 self._writer.start()
@@ -127,7 +147,13 @@ class Database:
         while group := self._next_group():
             # A future that is running can no longer be cancelled, so its result can always be set.
             live = [w for w in group if w.future.set_running_or_notify_cancel()]
-            _commit(self._writing, sorted(live, key=lambda w: w.order))
+            if self.broken:
+                _fail(live, _broken())
+            elif live:
+                problem = _commit(self._writing, sorted(live, key=lambda w: w.order))
+                self.broken = _is_unsynced(problem)
+                self.takes_writes = problem is None
+                _fail([w for w in live if not w.future.done()], problem)
 
     def _next_group(self) -> list[_Waiting[Any]]:
         """Wait for one job and take what else is there; an empty list means: stop."""
@@ -146,11 +172,14 @@ class Database:
         return group
 
 
-def _commit(engine: Engine, group: list[_Waiting[Any]]) -> None:
-    """One transaction for the whole group; futures are resolved only after it is durable."""
+def _commit(engine: Engine, group: list[_Waiting[Any]]) -> Exception | None:
+    """One transaction for the whole group; futures are resolved only after it is durable.
+
+    Returns what went wrong with the whole of it; then no future is resolved.
+    """
     deadline = time.monotonic() + RETRY_S
     pause = 0.005
-    while group:
+    while True:
         try:
             results = _attempt(engine, group)
         except SQLAlchemyError as error:
@@ -158,16 +187,15 @@ def _commit(engine: Engine, group: list[_Waiting[Any]]) -> None:
                 time.sleep(pause)
                 pause = min(pause * 2, 0.5)
                 continue
-            _fail(group, error)
+            return error
         except Exception as error:  # noqa: BLE001 - whatever it was, no caller may wait for ever
-            _fail(group, error)
-        else:
-            for waiting, (value, problem) in zip(group, results, strict=True):
-                if problem is None:
-                    waiting.future.set_result(value)
-                else:
-                    waiting.future.set_exception(problem)
-        return
+            return error
+        for waiting, (value, problem) in zip(group, results, strict=True):
+            if problem is None:
+                waiting.future.set_result(value)
+            else:
+                waiting.future.set_exception(problem)
+        return None
 
 
 def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exception | None]]:
@@ -195,20 +223,42 @@ def _changed_nothing(error: SQLAlchemyError) -> bool:
     return getattr(error.orig, "sqlstate", None) in _LOST_A_RACE
 
 
-def _fail(group: list[_Waiting[Any]], error: Exception) -> None:
+def _is_unsynced(error: Exception | None) -> bool:
+    """SQLite could not sync its file or its journal. (PostgreSQL sees to this itself: it restarts from its log.)"""
+    orig = getattr(error, "orig", None)
+    return isinstance(orig, sqlite3.OperationalError) and orig.sqlite_errorcode in _UNSYNCED
+
+
+def _broken() -> UnavailableError:
+    return UnavailableError(
+        "the disk did not keep what was written to the database",
+        hint="look at the disk, then start again: what is on it is used; 'feilun bill --verify' checks it",
+        code="database-broken",
+    )
+
+
+def _fail(group: list[_Waiting[Any]], error: Exception | None) -> None:
     for waiting in group:
-        failure = UnavailableError("the database did not take the write", where=_short(error))
-        failure.__cause__ = error
+        failure = error
+        if not isinstance(error, UnavailableError):
+            failure = UnavailableError("the database did not take the write", where=_short(error))
+            failure.__cause__ = error
         waiting.future.set_exception(failure)
 
 
-def _short(error: Exception) -> str:
+def _short(error: Exception | None) -> str:
     """The kind of failure without its SQL and parameters, which can hold what users sent."""
     return type(getattr(error, "orig", None) or error).__name__
 
 
+_PROBE = Statement("UPDATE migrations SET at = at")
 _NOW_SQLITE = Statement("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
 _NOW_POSTGRESQL = Statement("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
+
+
+def probe(connection: Connection) -> None:
+    """Write something that changes nothing: whether the database takes writes again."""
+    _PROBE.run(connection)
 
 
 def now_us(connection: Connection) -> int:
@@ -228,6 +278,7 @@ def _engine(url: str) -> Engine:
     if url.startswith(("postgresql://", "postgres://")):
         rest = url.split("://", 1)[1]
         options = {"connect_timeout": 5, "options": _POSTGRES, "tcp_user_timeout": 10_000}
+        options |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}  # a link that went silent
         return create_engine(
             f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_timeout=10, pool_size=10, connect_args=options
         )
