@@ -18,7 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import faults.crashes  # noqa: F401 - each enters its cases
+import faults.crashes  # each enters its cases
+import faults.outages
+import faults.storage  # noqa: F401
 from faults import postgres
 from faults.counting import CASES, DATABASES, Case, Setup, result
 from faults.nursery import ROOT, Nursery

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-import threading
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ IMPATIENT = 4  # of them: these give up at the first broken connection
 A_ROUND = 25  # kills on one database before everything is checked
 LEASE = {"lease_s": 1.0}
 TENANTS = {"globex": "starter", "initech": "metered"}
+
+
+_CROWDS = itertools.count()
 
 
 @dataclass
@@ -69,8 +72,9 @@ def crowd(house: House, bases: list[str], seed: int) -> Iterator[list[Clients]]:
         if name not in house.tokens:
             house.tenant(name, plan=plan)
     tokens = list(house.tokens.values())
-    patient = Clients(bases, tokens)
-    impatient = Clients(bases, tokens, retry=False, prefix="once")
+    number = next(_CROWDS)  # no two crowds of a house may use the same idempotency keys
+    patient = Clients(bases, tokens, prefix=f"crowd-{number}")
+    impatient = Clients(bases, tokens, retry=False, prefix=f"impatient-{number}")
     with patient.at_work(CLIENTS - IMPATIENT, seed), impatient.at_work(IMPATIENT, seed + CLIENTS):
         yield [patient, impatient]
     impatient.ask_again()

@@ -17,7 +17,7 @@ from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
 from feilun.serve.settings import GatewaySettings
-from feilun.store import ledger, tables
+from feilun.store import database, ledger, tables
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
 from faults.house import PEPPER, PLANS
@@ -116,6 +116,8 @@ def plant(bug: str | None) -> None:
         lose_holds()
     elif bug == "mispriced-row":
         misprice()
+    elif bug == "go-on-after-a-failed-fsync":
+        database._is_unsynced = lambda error: False
     elif bug is not None:
         raise ValueError(f"no such bug: {bug}")
 

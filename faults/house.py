@@ -22,6 +22,7 @@ import numpy as np
 from faults.nursery import ROOT, Child, Nursery
 from feilun.accounts import keys, tenants
 from feilun.accounts.terms import Terms
+from feilun.bill.settings import BillSettings
 from feilun.pipeline.kinds import Model, Release
 from feilun.pipeline.steps import Workspace
 from feilun.serve.settings import ServeSettings
@@ -41,6 +42,16 @@ PLANS = {
     "starter": Terms("USD", 19 * 10**9, {"requests": 5}, {"requests": 800_000}),
     "tens": Terms("USD", unit_nano={"requests": 10**9}),
 }
+BILL = BillSettings.model_validate(
+    {
+        "core_hour": "0.05 USD",
+        "plans": {
+            "metered": {"overage": {"requests": "0.001 USD", "tokens": "0.00000001 USD"}},
+            "starter": {"monthly": "19 USD", "included": {"requests": 5}, "overage": {"requests": "0.0008 USD"}},
+            "tens": {"overage": {"requests": "1 USD"}},
+        },
+    }
+)
 
 
 def build_model(folder: Path, seed: int) -> None:
@@ -168,14 +179,19 @@ def start(
     return running
 
 
+def readiness(running: Running, timeout: float) -> int | None:
+    """What readyz says; None where nobody answers in time."""
+    try:
+        return HTTP.get(running.base + "/readyz", timeout=timeout).status_code
+    except httpx.TransportError:
+        return None
+
+
 def wait_until_ready(running: Running, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and running.process.poll() is None:
-        try:
-            if HTTP.get(running.base + "/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+        if readiness(running, 2.0) == 200:
+            return
         time.sleep(0.02)
     raise AssertionError(f"the gateway did not become ready:\n{running.log.read_text()[-3000:]}")
 
