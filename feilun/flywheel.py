@@ -45,7 +45,8 @@ from feilun.templates import shipped
 if TYPE_CHECKING:
     from feilun.bill.forecast import Forecast
     from feilun.bill.invoices import Invoice
-    from feilun.bill.margin import Margins
+    from feilun.bill.margin import Query
+    from feilun.bill.margin import Report as Margins
     from feilun.bill.office import Office
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
@@ -187,8 +188,49 @@ class Flywheel:
     def add_tenant(self, name: str, plan: str) -> tenants.Tenant:
         """Make a tenant on one of the project's plans, with that plan's monthly budget."""
         self.bill_settings.terms(plan)  # refuses a plan that is not there
+        self._announce_prices()
+        return tenants.create(self.database, name, plan=plan, budget_nano=self._usual_budget(plan))
+
+    def set_plan(self, tenant: str, plan: str, *, budget: str | None = None) -> tenants.Tenant:
+        """Put a tenant on another plan from its next request on.
+
+        Args:
+            tenant: its name.
+            plan: one of the project's plans.
+            budget: its new monthly budget; where it is left out, one that was the old plan's becomes the new plan's,
+                and any other stays.
+
+        Raises:
+            SettingError: no such plan, or a budget of its own is in the old plan's currency.
+            AccessError: no such tenant.
+        """
+        wanted = self.bill_settings.terms(plan).currency
+        known = tenants.get(self.database, tenant)
+        limit, is_known = known.budget_nano, known.plan in self.bill_settings.plans
+        if budget is not None:
+            limit = self._nano_in(wanted, budget, tenant)
+        elif limit == (self._usual_budget(known.plan) if is_known else None):
+            limit = self._usual_budget(plan)
+        elif limit is not None and (not is_known or self.bill_settings.currency(known.plan) != wanted):
+            hint = f"state the new one: --budget '100 {wanted}'"
+            raise SettingError(f"the budget of '{tenant}' is not in {wanted}", where="budget", hint=hint)
+        self._announce_prices()
+        tenants.set_plan(self.database, tenant, plan)
+        return tenants.set_budget(self.database, tenant, limit)
+
+    def set_budget(self, tenant: str, budget: str | None) -> tenants.Tenant:
+        """Change what a tenant's usage may cost in a calendar month (UTC); None for no limit."""
+        return tenants.set_budget(self.database, tenant, self._in_currency_of(tenant, budget))
+
+    def _usual_budget(self, plan: str) -> int | None:
         budget = self.bill_settings.plans[plan].budget
-        return tenants.create(self.database, name, plan=plan, budget_nano=budget.nano if budget else None)
+        return budget.nano if budget else None
+
+    def _announce_prices(self) -> None:
+        """Write down what the project file says of prices, so that it is known from when on they held."""
+        from feilun.bill import plan_history
+
+        plan_history.announce(self.database, self.bill_settings.all_terms())
 
     def add_key(
         self,
@@ -212,8 +254,10 @@ class Flywheel:
         """An amount in nano-units of the currency in which the tenant is billed."""
         if amount is None:
             return None
+        return self._nano_in(self.bill_settings.currency(tenants.get(self.database, tenant).plan), amount, tenant)
+
+    def _nano_in(self, currency: str, amount: str, tenant: str) -> int:
         money = parse_money(amount)
-        currency = self.bill_settings.terms(tenants.get(self.database, tenant).plan).currency
         if money.currency != currency:
             raise SettingError(f"'{amount}' is not in {currency}, in which '{tenant}' is billed", where="budget")
         return money.nano
@@ -236,8 +280,10 @@ class Flywheel:
         from feilun.serve.run import run_gateway
         from feilun.serve.settings import GatewaySettings
 
-        settings = GatewaySettings(threads=threads or os.cpu_count() or 1)
+        meters = tuple(self.bill_settings.meters_reported_by("events"))
+        settings = GatewaySettings(threads=threads or os.cpu_count() or 1, meters=meters)
         settings = replace(settings, hosts=(*settings.hosts, *hosts))
+        self._announce_prices()
         run_gateway(
             self.deployment.database_url,
             self.deployment.artifacts,
@@ -341,11 +387,12 @@ class Flywheel:
         with self.database.read() as connection:
             return period_of(now_us(connection))
 
-    def margin(self, period: str | None = None) -> Margins:
-        """What the invoices of a month, or of all time, earned after serving and training."""
+    def margin(self, query: Query | str | None = None) -> Margins:
+        """Revenue less every cost: by customer, of a month ("2026-11") or of all time, or as a ``Query`` says."""
         from feilun.bill import margin
 
-        return margin.margins(self.database, self.bill_settings.core_hour, period)
+        chosen = query if isinstance(query, margin.Query) else margin.Query(period=query)
+        return margin.report(self.database, self.bill_settings, chosen)
 
     def forecast(self, name: str | None = None) -> Forecast:
         """The months to come by ``[bill.forecast.NAME]``, the only one by default, from the next month on."""

@@ -117,9 +117,12 @@ def test_one_turn_from_rows_to_an_invoice_that_leads_back_to_them(project, reque
     assert {release["digest"] for release in forward["releases"]} == {turn["candidate"]}
     assert line["id"] in {found["id"] for found in forward["lines"]}
     assert feilun(project, "trace", "writer-3")["datasets"] == []
-    margin = next(m for m in billed["margin"]["tenants"] if m["tenant"] == "acme")
-    assert margin["margin_nano"] == margin["revenue_nano"] - margin["serving_nano"] - margin["training_nano"]
-    assert margin["serving_nano"] > 0 and margin["training_nano"] > 0
+    margin = next(m for m in billed["margin"]["rows"] if m["name"] == "acme")
+    assert margin["margin_nano"] == margin["revenue_nano"] - margin["cost_nano"]
+    assert margin["revenue_nano"] == invoice["total_nano"]
+    costs = ("serving", "overhead", "loads", "idle", "training", "storage", "fixed")
+    assert margin["cost_nano"] == sum(margin[f"{cost}_nano"] for cost in costs)
+    assert all(margin[f"{cost}_nano"] > 0 for cost in costs[:5])
 
 
 def test_the_notebook_runs_as_it_stands(project, tmp_path):

@@ -1,237 +1,368 @@
-"""What is left of each tenant's invoices: revenue, less the measured cost of serving, less a share of training.
+"""Does it earn money? Revenue less every cost that was measured or stated, down to the nano-unit.
 
-Every figure is an integer of nano-units, and every division leaves nothing over: parts sum exactly to their whole.
-Processor time that answered nothing (an idle server, failed runs) is not allocated to anybody yet.
+The engine's time of a request is its own. What no request caused alone is divided among all of the window: the
+gateways' other processor time by requests, loads, idle time, storage and fixed costs by the engine's time, the training
+of a release by the tokens that it has answered so far. Each has a column of its own, every division leaves nothing
+over, and so the rows sum to what was measured, however they are grouped.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import date, timedelta
+from fractions import Fraction
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
+from feilun.bill import costs, earnings
+from feilun.bill.costs import Measured, Trained, Window, divide
+from feilun.bill.earnings import NO_DAY, Answered, Cell
 from feilun.bill.reading import snapshot
-from feilun.bill.shares import allocate, half_even
-from feilun.errors import ConflictError
-from feilun.store import lineage, tables
+from feilun.bill.settings import BillSettings
+from feilun.bill.shares import allocate
+from feilun.errors import SettingError, did_you_mean
+from feilun.store import gateways, tables
 from feilun.store.database import Database
 from feilun.store.money import Money, format_money
-from feilun.store.runs import FINISHED
 
-HOUR_NS = 3_600 * 10**9
-Runs = frozenset[str]  # a group of runs, by the releases that all of them went into
-FEE = ""  # stands for the release where revenue has none: the monthly fee
-
-
-class Cell(NamedTuple):
-    """What costs are shared over: the answers of one release to one tenant, within invoices of one period."""
-
-    tenant: str
-    release: str
-    period: str | None  # None: not invoiced yet
+GROUPS = ("tenant", "plan", "model", "release", "day", "request")
+COSTS = ("serving", "overhead", "loads", "idle", "training", "storage", "fixed")
+NOBODY = Cell(NO_DAY, "", "", "")
 
 
 @dataclass(frozen=True)
-class Margin:
-    """One line of the report, in nano-units; ``release`` is empty for monthly fees and None for all of a tenant."""
+class Row:
+    """One line of the report; money in nano-units, ``compute_ns`` in core-nanoseconds of the engine.
 
-    tenant: str
-    release: str | None
-    requests: int
-    revenue_nano: int
-    serving_nano: int
-    training_nano: int
+    ``name`` is the tenant, plan, model, release, day or request; it is empty for what belongs to none, such as the
+    monthly fee where rows are releases, or costs of a window in which nothing was asked.
+    """
+
+    name: str
+    requests: int = 0
+    inputs: int = 0
+    tokens: int = 0
+    compute_ns: int = 0
+    metered_nano: int = 0  # what requests were charged
+    invoiced_nano: int = 0  # fees, minimum, discounts, reported events, rounding
+    serving_nano: int = 0
+    overhead_nano: int = 0
+    loads_nano: int = 0
+    idle_nano: int = 0
+    training_nano: int = 0
+    storage_nano: int = 0
+    fixed_nano: int = 0
+
+    @property
+    def revenue_nano(self) -> int:
+        """All that was earned, without taxes."""
+        return self.metered_nano + self.invoiced_nano
+
+    @property
+    def cost_nano(self) -> int:
+        """All costs together."""
+        return sum(getattr(self, f"{cost}_nano") for cost in COSTS)
 
     @property
     def margin_nano(self) -> int:
-        """Revenue less both costs."""
-        return self.revenue_nano - self.serving_nano - self.training_nano
+        """Revenue less all costs."""
+        return self.revenue_nano - self.cost_nano
+
+    def plus(self, other: Row) -> Row:
+        """Figure by figure, under this row's name."""
+        return Row(self.name, *(getattr(self, f.name) + getattr(other, f.name) for f in _FIGURES))
+
+    def minus(self, other: Row) -> Row:
+        """Figure by figure, under this row's name."""
+        return Row(self.name, *(getattr(self, f.name) - getattr(other, f.name) for f in _FIGURES))
+
+    def as_dict(self, currency: str) -> dict[str, Any]:
+        """Plain values; the margin also as text."""
+        sums = {"revenue_nano": self.revenue_nano, "cost_nano": self.cost_nano, "margin_nano": self.margin_nano}
+        return asdict(self) | sums | {"margin": format_money(self.margin_nano, currency)}
+
+
+_FIGURES = fields(Row)[1:]
 
 
 @dataclass(frozen=True)
-class Margins:
-    """Margins of every tenant, the same by release, and what of the costs belongs to neither.
+class Query:
+    """What is asked: rows by one of ``GROUPS``, of a month (None: of all time), of one tenant or of all."""
 
-    ``elsewhere_nano`` is the part of serving and training that falls on requests outside these invoices (other periods,
-    or not invoiced yet); ``unanswered_nano`` is the training of releases that have answered nothing. Tenants, elsewhere
-    and unanswered sum to ``cost_nano``: serving, and the finished runs that went into any release.
-    """
+    by: str = "tenant"
+    period: str | None = None
+    tenant: str | None = None
+    limit: int = 20  # of requests, those that took the engine longest
 
-    currency: str
-    core_hour_nano: int
-    period: str | None
-    tenants: tuple[Margin, ...]
-    releases: tuple[Margin, ...]
-    elsewhere_nano: int
-    unanswered_nano: int
-    cost_nano: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for ``--json``; money in nano-units and as text."""
-
-        def shown(rows: Iterable[Margin]) -> list[dict[str, Any]]:
-            return [
-                asdict(row) | {"margin_nano": row.margin_nano, "margin": format_money(row.margin_nano, self.currency)}
-                for row in rows
-            ]
-
-        return asdict(self) | {"tenants": shown(self.tenants), "releases": shown(self.releases)}
+    def __post_init__(self) -> None:
+        if self.by not in GROUPS:
+            hint = did_you_mean(self.by, GROUPS) or f"one of {', '.join(GROUPS)}"
+            raise SettingError(f"margins are not told by '{self.by[:40]}'", where="by", hint=hint)
+        if self.period is not None and not re.fullmatch(r"(19[7-9]|[2-9]\d\d)\d-(0[1-9]|1[0-2])", self.period):
+            raise SettingError(f"'{self.period[:40]}' is not a month", where="period", hint="write it as 2026-11")
+        if not 1 <= self.limit <= 1_000:
+            raise SettingError("the limit is between 1 and 1000", where="limit")
 
 
-def margins(database: Database, core_hour: Money, period: str | None = None) -> Margins:
-    """Margins of the invoices of ``period``, or of all invoices.
-
-    Revenue is the rounded lines of closed invoices; its cost is that of the very requests which these invoices cover.
-
-    Training: each finished run whose output is a release, or went into one, costs its ``core_ns``. A run counts once,
-    however many releases descend from it, and is shared over all requests that those releases have answered so far,
-    invoiced or not, in proportion to tokens (inputs where no tokens were counted). So a tenant's share of an old run
-    falls as others use what came of it.
-
-    Args:
-        database: where usage, invoices and runs are.
-        core_hour: price of one core for an hour.
-        period: ``"2026-11"``; None for every period.
+def asked(parameters: Mapping[str, str]) -> Query:
+    """A query from the parameters of a request: by, period, tenant, limit.
 
     Raises:
-        ConflictError: invoices are in another currency than ``core_hour``.
+        SettingError: one is unknown, or is not what it should be.
     """
+    known = {"by", "period", "tenant", "limit"}
+    for name in parameters:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"there are {', '.join(sorted(known))}"
+            raise SettingError(f"there is no parameter '{name[:40]}'", where=name[:40], hint=hint)
+    limit = parameters.get("limit", "20")
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 4):
+        raise SettingError("the limit is not a number", where="limit", hint="the most is 1000")
+    chosen = {name: parameters[name] for name in ("by", "period", "tenant") if name in parameters}
+    return Query(**chosen, limit=int(limit))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Margins of a window, and what was measured in it.
+
+    ``rows`` sum to ``total``, that of the tenant if one was asked for; ``everybody`` is the sum of all tenants.
+    ``apart`` holds costs that are in no row: runs that failed or whose result was never served, and of training the
+    parts that fall on requests outside the window or on releases that have answered nothing yet. ``not_invoiced``
+    counts tenants whose fees are missing because their month is not closed.
+    """
+
+    by: str
+    window: Window
+    tenant: str | None
+    currency: str
+    core_hour_nano: int
+    rows: tuple[Row, ...]
+    total: Row
+    everybody: Row
+    apart: Mapping[str, int]
+    measured: Measured
+    training_ns: int
+    fixed: Mapping[str, int]
+    not_invoiced: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``; money in nano-units and margins as text."""
+        told = {"by": self.by, **self.window._asdict(), "tenant": self.tenant, "currency": self.currency}
+        told |= {"core_hour_nano": self.core_hour_nano, "rows": [row.as_dict(self.currency) for row in self.rows]}
+        told |= {name: getattr(self, name).as_dict(self.currency) for name in ("total", "everybody")}
+        told |= {f"{name}_nano": nano for name, nano in self.apart.items()}
+        told |= {"measured": asdict(self.measured) | {"training_ns": self.training_ns}}
+        return told | {"fixed": dict(self.fixed), "not_invoiced": self.not_invoiced}
+
+
+def report(database: Database, settings: BillSettings, query: Query | None = None) -> Report:
+    """Margins of a window, grouped as asked for. Nothing is written.
+
+    Raises:
+        SettingError: the month has not begun, or a currency has no stated rate of exchange to that of ``core_hour``.
+    """
+    from feilun.bill import margin_requests
+
+    chosen = query or Query()
     with snapshot(database) as connection:
-        revenue = _revenue(connection, core_hour.currency)
-        answered = _answered(connection)
-        runs = _training_runs(connection)
-    serving_ns = sum(weight.compute_ns for weight in answered.values())
-    whole = half_even((serving_ns + sum(runs.values())) * core_hour.nano, HOUR_NS)
-    # One division between serving and each group of runs, then one within each: the parts sum to the whole.
-    price_of_serving, *price_of_runs = allocate(whole, [serving_ns, *runs.values()])
-    serving = _over(price_of_serving, {cell: weight.compute_ns for cell, weight in answered.items()})
-    training, unanswered = _training(dict(zip(runs, price_of_runs, strict=True)), answered)
-    rows = [
-        Margin(
-            cell.tenant,
-            cell.release,
-            answered[cell].requests if cell in answered else 0,
-            revenue.get(cell, 0),
-            serving.get(cell, 0),
-            training.get(cell, 0),
-        )
-        for cell in sorted({*answered, *revenue}, key=str)
-        if cell.period is not None and period in (None, cell.period)
-    ]
-    return Margins(
-        currency=core_hour.currency,
-        core_hour_nano=core_hour.nano,
-        period=period,
-        tenants=_summed(rows, by_release=False),
-        releases=_summed(rows, by_release=True),
-        elsewhere_nano=whole - unanswered - sum(row.serving_nano + row.training_nano for row in rows),
-        unanswered_nano=unanswered,
-        cost_nano=whole,
+        books = read(connection, settings, chosen)
+        cells = _cells(books)
+        names = {row[0]: row[1] for row in connection.execute(select(tables.releases.c.digest, tables.releases.c.name))}
+        everybody = _sum("", cells.values())
+        mine = {cell: row for cell, row in cells.items() if chosen.tenant in (None, cell.tenant)}
+        if chosen.by == "request":
+            rows = margin_requests.rows(connection, settings, books, chosen, _sum("", mine.values()))
+        else:
+            rows = _grouped(mine, _names(chosen.by, names))
+    return Report(
+        by=chosen.by,
+        window=books.window,
+        tenant=chosen.tenant,
+        currency=settings.core_hour.currency,
+        core_hour_nano=settings.core_hour.nano,
+        rows=tuple(rows),
+        total=_sum("", mine.values()),
+        everybody=everybody,
+        apart=books.apart,
+        measured=books.measured,
+        training_ns=sum(books.trained.groups.values()),
+        fixed={name: sum(days.values()) for name, days in books.monthly["fixed"].items()},
+        not_invoiced=books.not_invoiced,
     )
 
 
-class _Weight(NamedTuple):
-    requests: int
-    inputs: int
-    tokens: int
-    compute_ns: int
+@dataclass(frozen=True)
+class Books:
+    """All that was read of a window, and each cost's whole price."""
+
+    window: Window
+    by_day: bool
+    answered: Mapping[Cell, Answered]
+    outside: Mapping[str, tuple[int, int]]
+    invoiced: Mapping[Cell, int]
+    used: Mapping[int, gateways.Used]
+    measured: Measured
+    trained: Trained
+    prices: Mapping[str, int]  # of COSTS, nano-units, without training
+    training: Mapping[costs.Runs, int]
+    monthly: Mapping[str, Mapping[str, Mapping[int, int]]]  # storage and fixed: prices by name and day
+    apart: dict[str, int]
+    not_invoiced: int
 
 
-def _revenue(connection: Connection, currency: str) -> dict[Cell, int]:
-    found: dict[Cell, int] = defaultdict(int)
-    invoices = tables.invoices.c
-    for tenant, period, used, body in connection.execute(
-        select(invoices.tenant, invoices.period, invoices.currency, invoices.body)
-    ):
-        if used != currency:
-            raise ConflictError(
-                f"an invoice is in {used}, the price of a core-hour in {currency}",
-                where="[bill] core_hour",
-                hint=f"give core_hour in {used}",
-            )
-        for line in json.loads(body)["lines"]:
-            found[Cell(tenant, line["release"] or FEE, period)] += line["amount_nano"]
-    return dict(found)
-
-
-def _answered(connection: Connection) -> dict[Cell, _Weight]:
-    usage, invoices = tables.usage.c, tables.invoices.c
-    covering = (
-        (invoices.tenant == usage.tenant)
-        & (invoices.first_sequence <= usage.sequence)
-        & (invoices.last_sequence >= usage.sequence)
+def read(connection: Connection, settings: BillSettings, query: Query) -> Books:
+    """Read the window and price what was used in it."""
+    by_day = query.by == "day"
+    span = costs.window(connection, query.period)
+    answered = earnings.answered(connection, span, settings, by_day=by_day)
+    used = gateways.used(connection, span.begins, span.ends)
+    known = costs.measured(sum(sums.compute_ns for sums in answered.values()), used)
+    trained = costs.trained(connection, span)
+    # One division between everything that is measured in core time, so that the parts sum to the whole's price.
+    direct = (known.requests_ns, known.overhead_ns, known.loads_ns, known.idle_ns, trained.failed, trained.unused)
+    serving, overhead, loads, idle, failed, unused, *training = costs.of_core_time(
+        settings, [*direct, *trained.groups.values()]
     )
-    query = (
-        select(
-            usage.tenant,
-            usage.release,
-            invoices.period,
-            func.count(),
-            func.sum(usage.inputs),
-            func.sum(usage.tokens),
-            func.sum(usage.compute_ns),
-        )
-        .select_from(tables.usage.outerjoin(tables.invoices, covering))
-        .group_by(usage.tenant, usage.release, invoices.period)
-        .order_by(usage.tenant, usage.release, invoices.period)
+    monthly = _monthly(connection, settings, span)
+    prices = {"serving": serving, "overhead": overhead, "loads": loads, "idle": idle}
+    prices |= {"storage": _total(monthly["storage"]), "fixed": _total(monthly["fixed"])}
+    return Books(
+        window=span,
+        by_day=by_day,
+        answered=answered,
+        outside=earnings.answered_outside(connection, span),
+        invoiced=earnings.invoiced(connection, span, settings, by_day=by_day),
+        used=used,
+        measured=known,
+        trained=trained,
+        prices=prices,
+        training=dict(zip(trained.groups, training, strict=True)),
+        monthly=monthly,
+        apart={"failed_runs": failed, "unused_runs": unused, "training_elsewhere": 0, "training_unanswered": 0},
+        not_invoiced=earnings.not_invoiced(connection, span),
     )
+
+
+def _monthly(connection: Connection, settings: BillSettings, span: Window) -> dict[str, dict[str, Mapping[int, int]]]:
+    """What is paid by the month, by name and day, in the report's currency."""
+    convert = earnings.converter(settings)
+
+    def days(amount: Money, shares: Mapping[int, Fraction]) -> Mapping[int, int]:
+        return {day: convert(amount.currency, nano) for day, nano in costs.price(amount, shares).items()}
+
+    gigabytes = settings.storage_gb_month
+    share = costs.months(span)
     return {
-        Cell(tenant, release, period): _Weight(requests, int(inputs), int(tokens), int(compute_ns))
-        for tenant, release, period, requests, inputs, tokens, compute_ns in connection.execute(query)
+        "storage": {"artefacts": days(gigabytes, costs.stored(connection, span))} if gigabytes else {},
+        "fixed": {name: days(amount, share) for name, amount in settings.costs.items()},
     }
 
 
-def _training_runs(connection: Connection) -> dict[Runs, int]:
-    """Core-nanoseconds of the runs behind each set of releases: every run is in exactly one set."""
-    releases = connection.execute(select(tables.releases.c.digest).order_by(tables.releases.c.digest)).scalars()
-    served_by: dict[str, set[str]] = defaultdict(set)
-    for release in releases:
-        for link in lineage.ancestors(connection, release):
-            served_by[link.digest].add(release)
-    runs = tables.runs.c
-    query = select(runs.output, func.sum(runs.core_ns)).where(runs.outcome == FINISHED).group_by(runs.output)
-    found: dict[Runs, int] = defaultdict(int)
-    for output, core_ns in connection.execute(query.order_by(runs.output)):
-        if output in served_by:
-            found[frozenset(served_by[output])] += int(core_ns)
-    return dict(found)
+def _total(named: Mapping[str, Mapping[int, int]]) -> int:
+    return sum(nano for days in named.values() for nano in days.values())
 
 
-def _training(prices: Mapping[Runs, int], answered: Mapping[Cell, _Weight]) -> tuple[dict[Cell, int], int]:
-    """Each group's price over the answers of its releases, and the price of those that answered nothing."""
+def _cells(books: Books) -> dict[Cell, Row]:
+    """Every figure by cell: each cost is divided among cells, and among days where they are asked for."""
+    columns: dict[Cell, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for cell, sums in books.answered.items():
+        for name, figure in sums._asdict().items():
+            columns[cell][name] += figure
+    for cell, nano in books.invoiced.items():
+        columns[cell]["invoiced_nano"] += nano
+    compute = {cell: sums.compute_ns for cell, sums in books.answered.items()}
+    for cell, nano in _over(books.prices["serving"], compute).items():
+        columns[cell]["serving_nano"] += nano
+    for cell, nano in _training(books).items():
+        columns[cell]["training_nano"] += nano
+    for cost in ("overhead", "loads", "idle", "storage", "fixed"):
+        for cell, nano in _spread(books, cost).items():
+            columns[cell][f"{cost}_nano"] += nano
+    return {cell: Row("", **figures) for cell, figures in columns.items()}
+
+
+def _spread(books: Books, cost: str) -> dict[Cell, int]:
+    """A cost that belongs to no request alone: to each day what it cost, within it by everybody's part of the window.
+
+    A day on which nothing was asked is borne by those who asked on others: the machine was kept ready for them.
+    """
+    nano = books.prices[cost]
+    everybody: dict[Cell, Answered] = defaultdict(Answered)
+    for cell, sums in books.answered.items():
+        everybody[cell._replace(day=NO_DAY)] = everybody[cell._replace(day=NO_DAY)].plus(sums)
+    by_requests = cost == "overhead" or not any(sums.compute_ns for sums in everybody.values())
+    parts = {cell: s.requests if by_requests else s.compute_ns for cell, s in everybody.items()} or {NOBODY: 1}
+    found: dict[Cell, int] = {}
+    for day, of_day in (_days(books, cost, nano) if books.by_day else {NO_DAY: nano}).items():
+        shares = zip(parts, divide(of_day, list(parts.values())), strict=True)
+        found |= {cell._replace(day=day): share for cell, share in shares if share}
+    return found
+
+
+def _days(books: Books, cost: str, nano: int) -> dict[int, int]:
+    """What a cost was on each day."""
+    if cost in books.monthly:
+        found: dict[int, int] = defaultdict(int)
+        for days_of_one in books.monthly[cost].values():
+            for day, part in days_of_one.items():
+                found[day] += part
+        return found
+    requests: dict[int, int] = defaultdict(int)
+    for cell, sums in books.answered.items():
+        requests[cell.day] += sums.compute_ns
+    days = sorted({*books.used, *requests}) or [day for day, _, _ in books.window.days()][:1]
+    used = {day: books.used.get(day, gateways.Used(0, 0, 0, 0)) for day in days}
+    weights = {
+        "overhead": [max(0, used[day].core - used[day].load - requests[day]) for day in days],
+        "loads": [used[day].load for day in days],
+        "idle": [max(0, used[day].offered - used[day].core) for day in days],
+    }
+    return dict(zip(days, divide(nano, weights[cost]), strict=True))
+
+
+def _training(books: Books) -> dict[Cell, int]:
+    """Each group of runs over the answers of its releases, those outside the window included; notes what is apart."""
     training: dict[Cell, int] = defaultdict(int)
-    unanswered = 0
-    for releases, price in prices.items():
-        cells = {cell: weight for cell, weight in answered.items() if cell.release in releases}
-        tokens = {cell: weight.tokens for cell, weight in cells.items()}
-        weights = tokens if any(tokens.values()) else {cell: weight.inputs for cell, weight in cells.items()}
-        if not any(weights.values()):
-            unanswered += price
-        for cell, share in _over(price, weights).items():
+    for releases, nano in books.training.items():
+        inside = {cell: sums for cell, sums in books.answered.items() if cell.release in releases}
+        outside = [books.outside.get(release, (0, 0)) for release in sorted(releases)]
+        weights = [*(sums.tokens for sums in inside.values()), sum(tokens for tokens, _ in outside)]
+        if not any(weights):
+            weights = [*(sums.inputs for sums in inside.values()), sum(inputs for _, inputs in outside)]
+        if not any(weights):
+            books.apart["training_unanswered"] += nano
+            continue
+        *shares, elsewhere = allocate(nano, weights)
+        books.apart["training_elsewhere"] += elsewhere
+        for cell, share in zip(inside, shares, strict=True):
             training[cell] += share
-    return training, unanswered
+    return training
 
 
-def _over(whole: int, weights: Mapping[Cell, int]) -> dict[Cell, int]:
-    if not any(weights.values()):
-        return {}
-    return dict(zip(weights, allocate(whole, list(weights.values())), strict=True))
+def _over(nano: int, weights: Mapping[Cell, int]) -> dict[Cell, int]:
+    return dict(zip(weights, allocate(nano, list(weights.values())), strict=True))
 
 
-def _summed(rows: Iterable[Margin], *, by_release: bool) -> tuple[Margin, ...]:
-    sums: dict[tuple[str, str | None], Margin] = {}
-    for row in rows:
-        key = (row.tenant, row.release if by_release else None)
-        old = sums.get(key, Margin(key[0], key[1], 0, 0, 0, 0))
-        sums[key] = Margin(
-            *key,
-            old.requests + row.requests,
-            old.revenue_nano + row.revenue_nano,
-            old.serving_nano + row.serving_nano,
-            old.training_nano + row.training_nano,
-        )
-    return tuple(sums[key] for key in sorted(sums, key=lambda k: (k[0], k[1] or "")))
+def _names(by: str, models: Mapping[str, str]) -> Callable[[Cell], str]:
+    if by == "model":
+        return lambda cell: models.get(cell.release, "")
+    if by == "day":
+        return lambda cell: f"{date(1970, 1, 1) + timedelta(days=cell.day)}"
+    return lambda cell: str(getattr(cell, by))
+
+
+def _grouped(cells: Mapping[Cell, Row], name: Callable[[Cell], str]) -> list[Row]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for cell, row in cells.items():
+        groups[name(cell)].append(row)
+    return [_sum(group, groups[group]) for group in sorted(groups)]
+
+
+def _sum(name: str, rows: Iterable[Row]) -> Row:
+    chosen: Sequence[Row] = list(rows)
+    return Row(name, *(sum(getattr(row, f.name) for row in chosen) for f in _FIGURES))

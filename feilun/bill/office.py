@@ -30,7 +30,7 @@ class Office:
         """See ``feilun.serve.office.Office``."""
         from feilun.bill import margin
 
-        return margin.margins(self.database, self.settings.core_hour, query.get("period")).as_dict()
+        return margin.report(self.database, self.settings, margin.asked(query)).as_dict()
 
     def product(self, name: str, tenant: str) -> dict[str, Any]:
         """See ``feilun.serve.office.Office``."""

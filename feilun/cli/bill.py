@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feilun.cli import bill_deliver, bill_forecast, bill_show
+from feilun.cli import bill_deliver, bill_events, bill_forecast, bill_margin, bill_show
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 
 if TYPE_CHECKING:
     from feilun.bill.invoices import Invoice
-    from feilun.bill.margin import Margins
+    from feilun.bill.margin import Report
     from feilun.bill.verify import Verification
 
 
@@ -24,7 +24,9 @@ app = typer.Typer(help="Invoices, credits, and what they really earned.", invoke
 app.command("deliver")(bill_deliver.deliver)
 app.command("outbox")(bill_deliver.outbox)
 app.command("show")(bill_show.show)
+app.add_typer(bill_events.app, name="events")
 app.command("forecast")(bill_forecast.forecast)
+app.command("margin")(bill_margin.margin)
 
 
 @app.callback()
@@ -39,7 +41,7 @@ def bill(
     project: Root = HERE,
     json: Json = False,
 ) -> None:
-    """Invoices of a month (drafts, unless --close) beside serving cost, training cost and margin."""
+    """Invoices of a month (drafts, unless --close), and beside them what they cost and what is left."""
     if context.invoked_subcommand is not None:
         return
     with open_wheel(project) as wheel:
@@ -60,8 +62,8 @@ def bill(
         raise typer.Exit(4)
 
 
-def _show(invoices: list[Invoice], margins: Margins, checked: Verification | None) -> None:
-    from feilun.store.money import format_about, format_money
+def _show(invoices: list[Invoice], margins: Report, checked: Verification | None) -> None:
+    from feilun.store.money import format_money
 
     for invoice in invoices:
         rows = [
@@ -73,17 +75,7 @@ def _show(invoices: list[Invoice], margins: Margins, checked: Verification | Non
             ["line", "for", "arithmetic", "amount"],
             rows,
         )
-    rows = [
-        [
-            m.tenant,
-            *(
-                format_about(n, margins.currency)
-                for n in (m.revenue_nano, m.serving_nano, m.training_nano, m.margin_nano)
-            ),
-        ]
-        for m in margins.tenants
-    ]
-    print_table("margin of closed invoices", ["customer", "revenue", "serving", "share of training", "margin"], rows)
+    bill_margin.show(margins)
     if checked is not None:
         say(
             "  the ledger agrees with itself" if checked.holds else "  [red]the ledger does not agree with itself[/red]"

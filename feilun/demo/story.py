@@ -212,10 +212,9 @@ def bill(turn: Turn) -> None:
     """Close the books and see who earned what."""
     with turn.chapter("bill", "an invoice for each customer, and what it really earned"):
         told = turn.shell.feilun("bill", "--close", "--now")
-        margins = {m["tenant"]: m for m in told["margin"]["tenants"]}
+        margins = {m["name"]: m for m in told["margin"]["rows"]}
         for invoice in told["invoices"]:
             margin = margins[invoice["tenant"]]
-            cost = margin["serving_nano"] + margin["training_nano"]
             turn.invoices.append(
                 {
                     "number": invoice["number"],
@@ -224,15 +223,16 @@ def bill(turn: Turn) -> None:
                     "amount_nano": invoice["total_nano"],
                     "serving_cost_nano": margin["serving_nano"],
                     "training_cost_nano": margin["training_nano"],
+                    "cost_nano": margin["cost_nano"],
                     "margin_nano": margin["margin_nano"],
                     "amount": format_money(invoice["total_nano"], invoice["currency"]),
-                    "cost": format_about(cost, invoice["currency"]),
+                    "cost": format_about(margin["cost_nano"], invoice["currency"]),
                     "margin": format_about(margin["margin_nano"], invoice["currency"]),
                     "lines": invoice["lines"],
                 }
             )
         rows = [[i["number"], i["tenant"], i["amount"], i["cost"], i["margin"]] for i in turn.invoices]
-        print_table("invoices", ["number", "customer", "amount", "serving + training", "margin"], rows)
+        print_table("invoices", ["number", "customer", "amount", "all it cost", "margin"], rows)
         for line in turn.invoices[0]["lines"]:
             say(f"   {line['id']}  {line['description']}: {line['arithmetic']}")
 

@@ -15,7 +15,9 @@ from feilun.errors import FeilunError, UnavailableError, did_you_mean
 from feilun.serve import problems, routes
 from feilun.serve.answering import Answering
 from feilun.serve.delivering import delivering
+from feilun.serve.events_routes import events_routes
 from feilun.serve.guard import Guard
+from feilun.serve.margin_routes import margin_routes
 from feilun.serve.office_routes import signed_routes
 from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
@@ -76,6 +78,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(routes.feedback_routes(gateway))
     app.include_router(routes.usage_routes(gateway))
     app.include_router(routes.metrics_routes(gateway))
+    app.include_router(events_routes(gateway))
+    app.include_router(margin_routes(gateway))
     app.include_router(signed_routes(gateway))
     app.add_exception_handler(FeilunError, problems.from_feilun)
     app.add_exception_handler(HTTPException, problems.from_framework)

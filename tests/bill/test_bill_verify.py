@@ -9,8 +9,7 @@ from sqlalchemy import insert, text, update
 from ulid import ULID
 
 from feilun.accounts import tenants
-from feilun.bill import invoices
-from feilun.bill.margin import margins
+from feilun.bill import invoices, margin
 from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.store import ledger, tables
@@ -156,6 +155,6 @@ def test_verification_and_margins_agree_with_themselves_while_rows_come_in(
         writing = pool.submit(lambda: [books.use(tenant, [Use(at("2026-09-02"))], terms) for _ in range(40)])
         while not writing.done():
             assert verify(books.database).problems == ()
-            report = margins(books.database, settings.core_hour)
-            assert report.elsewhere_nano + report.unanswered_nano == report.cost_nano
+            report = margin.report(books.database, settings)
+            assert report.total == report.everybody
     assert len(writing.result()) == 40

@@ -1,0 +1,33 @@
+"""What the models earn, for who runs the service."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from feilun.errors import AccessError
+from feilun.serve.problems import RequestError
+from feilun.serve.routes import Gateway, private
+
+
+def margin_routes(gateway: Gateway) -> APIRouter:
+    """Figures of all tenants, so it needs a key with a scope that tenants are not given."""
+    router = private(gateway, "admin")
+
+    @router.get(
+        "/v1/admin/margin",
+        summary="Revenue, costs and margin: ?by=tenant|plan|model|release|day|request&period=2026-11&tenant=&limit=",
+    )
+    async def margin(request: Request) -> Response:
+        if gateway.office is None:
+            raise AccessError("there are no books here", status=404, code="not-found")
+        for name in request.query_params:
+            if len(request.query_params.getlist(name)) > 1:
+                raise RequestError("a parameter is given more than once", status=422, code="invalid-request")
+        query = dict(request.query_params)
+        return JSONResponse({"object": "margin", **await asyncio.to_thread(gateway.office.margin, query)})
+
+    return router
