@@ -48,8 +48,8 @@ class Terms:
     meter has tiers or packages, and counts from the first unit beyond ``included``. ``monthly_nano`` is the fee of a
     month, ``minimum_nano`` what a month costs at least; ``prorate`` says which parts of a month are charged a part of
     the fee: those between changes of plan or price ("changes"), these and the first and last month of a tenant
-    ("all"), or no part at all ("none"). ``quota``, ``warn_percent``, ``prepaid`` and ``requests_per_minute`` are limits and
-    no prices: they do not count for ``version``.
+    ("all"), or no part at all ("none"). ``quota``, ``warn_percent``, ``prepaid`` and ``requests_per_minute`` are limits
+    and no prices: they do not count for ``version``.
 
     Raises:
         SettingError: a meter cannot have that name, has two prices, or a number is negative.

@@ -75,12 +75,12 @@ class Pricing(Settings):
     tiers: dict[str, Tiers] = Field(default_factory=dict)
     package: dict[str, PerUnit] = Field(default_factory=dict)  # price of each begun package: "5 USD per 1000"
     minimum: Coins | None = None  # what a month's usage and fee come to at least
-    trial_days: int = Field(0, ge=0, le=3_660, strict=True)  # from when a tenant first is on the plan
+    trial_days: int = Field(default=0, ge=0, le=3_660, strict=True)  # from when a tenant first is on the plan
     prorate: Prorate = "changes"
     quota: dict[str, Units] = Field(default_factory=dict)  # hard limit for units of a month
     requests_per_minute: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None  # the most in any 60 seconds
     warn: Warn = WARN_PERCENT  # percentages of budget and quota at which the tenant is told
-    prepaid: bool = Field(False, strict=True)  # refuse what prepaid credit does not cover
+    prepaid: bool = Field(default=False, strict=True)  # refuse what prepaid credit does not cover
 
     @property
     def currencies(self) -> Iterator[str]:

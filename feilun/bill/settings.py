@@ -128,7 +128,7 @@ class BillSettings(Settings):
     costs: dict[str, Price] = Field(default_factory=dict)  # fixed, of each month, by name
     exchange: dict[str, Rate] = Field(default_factory=dict)  # "EUR/USD" = "1.08": 1 EUR is 1.08 USD
     grace: Duration = timedelta(hours=24)  # after a month's end, in which late usage still counts for it
-    due_days: int = Field(14, ge=0, le=365, strict=True)  # after an invoice is closed
+    due_days: int = Field(default=14, ge=0, le=365, strict=True)  # after an invoice is closed
     seller: SellerSettings = SellerSettings()
     meters: dict[str, MeterSettings] = Field(default_factory=dict)
     plans: dict[str, PlanSettings] = Field(default_factory=dict)

@@ -123,6 +123,10 @@ def test_customers_and_keys_live_as_long_as_they_should(project):
     assert revoked["revoked_at"]
     usage = json.loads(feilun("usage", "--json", folder=project).stdout)
     assert usage[0]["tenant"] == "acme" and usage[0]["requests"] == 0
+    changed = feilun("tenant", "change", "acme", "--plan", "starter", "--budget", "5 USD", "--json", folder=project)
+    assert json.loads(changed.stdout)["budget_nano"] == 5 * 10**9
+    assert "5.00 USD" in feilun("tenant", "list", folder=project).stdout
+    assert "none" in feilun("tenant", "change", "acme", "--budget", "none", folder=project).stdout
 
 
 def test_doctor_says_what_is_missing_and_what_mends_it(project):

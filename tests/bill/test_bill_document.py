@@ -1,0 +1,78 @@
+"""docs/bill.md: its example is a valid section, and it names every setting."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from feilun.accounts.terms import Counts
+from feilun.bill.plan_settings import Change, PlanSettings, Step, Tiers
+from feilun.bill.settings import (
+    BUILT_IN,
+    BillSettings,
+    CouponSettings,
+    MeterSettings,
+    SellerSettings,
+    StripeSettings,
+    TaxRate,
+    TaxSettings,
+    WebhookSettings,
+)
+from feilun.pipeline import project
+from feilun.store.money import NANO
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENT = (ROOT / "docs" / "bill.md").read_text("utf-8")
+EXAMPLES = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+KINDS: tuple[type[BaseModel], ...] = (
+    *(BillSettings, PlanSettings, Change, Tiers, Step, MeterSettings, CouponSettings, TaxSettings, TaxRate),
+    *(SellerSettings, WebhookSettings, StripeSettings),
+)
+
+
+@pytest.fixture(scope="module")
+def stated() -> BillSettings:
+    return BillSettings.model_validate(tomllib.loads(EXAMPLES[0])["bill"])
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_every_example_is_a_project(number: int, tmp_path: Path) -> None:
+    (tmp_path / "feilun.toml").write_text(f'[project]\nname = "documented"\n{EXAMPLES[number]}', "utf-8")
+    loaded = project.load(tmp_path, {"bill": BillSettings}).others["bill"]
+    assert isinstance(loaded, BillSettings)
+    assert loaded.all_terms().keys() == loaded.plans.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_in_the_example_or_the_text(kind: type[BaseModel]) -> None:
+    words = set(re.findall(r"[a-z_]+", DOCUMENT))
+    assert not [name for name in kind.model_fields if name not in words]
+
+
+def test_every_meter_is_in_the_text() -> None:
+    assert not [meter for meter in BUILT_IN if f"`{meter}`" not in DOCUMENT]
+
+
+def test_the_prices_of_the_example_are_what_the_text_says(stated: BillSettings) -> None:
+    growth = stated.terms("growth", 0)
+    cents: list[Any] = [
+        growth.total(Counts(pages=n)) // 10**7 for n in (100, 101, 1_100, 1_101, 10_100, 10_101, 10_111)
+    ]
+    assert cents == [0, 2, 2_000, 2_201, 11_200, 11_200, 11_205]
+    assert growth.total(Counts(tokens=1)) == growth.total(Counts(tokens=1_000_000)) == 5 * NANO
+    assert growth.amount(Counts(spans=100_000), Counts(spans=100_001)) < 0
+    assert stated.terms("starter", 0).total(Counts(tokens=1_000_001)) == 10_000
+    begins = stated.all_terms()["growth"].entries[1][0]
+    assert stated.terms("growth", begins - 1).monthly_nano == 49 * NANO
+    assert stated.terms("growth", begins).monthly_nano == 59 * NANO
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/feilun.toml")), ids=lambda path: path.parent.name)
+def test_the_examples_of_the_project_have_valid_plans(file: Path) -> None:
+    declared = tomllib.loads(file.read_text("utf-8"))
+    assert BillSettings.model_validate(declared["bill"]).all_terms()
