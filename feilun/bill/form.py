@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from feilun.bill.headings import sentence, word
-from feilun.bill.invoices import Invoice
+from feilun.bill.invoice import DRAFT, Invoice
 from feilun.bill.rating import Line
 from feilun.bill.wording import Language, arithmetic, date, describe, moment, period_name
 from feilun.store.money import format_money
@@ -101,7 +101,7 @@ def form_of(invoice: Invoice, language: Language = "en") -> Form:
     return Form(
         language=language,
         title=word(invoice.kind, language),
-        number=word("draft", language) if invoice.number == "DRAFT" else invoice.number,
+        number=word("draft", language) if invoice.number == DRAFT else invoice.number,
         mark=word(state, language) if state else "",
         warning=word(f"is_{state}", language) if state else "",
         facts=tuple(_facts(invoice, language)),
@@ -121,7 +121,7 @@ def unit_price(line: Line, currency: str, language: Language = "en") -> str:
 
 
 def _facts(invoice: Invoice, language: Language) -> Iterator[tuple[str, str]]:
-    yield word("number", language), word("draft", language) if invoice.number == "DRAFT" else invoice.number
+    yield word("number", language), word("draft", language) if invoice.number == DRAFT else invoice.number
     yield word("as_of" if invoice.state != "final" else "issued", language), date(invoice.at, language)
     if invoice.due_at is not None and invoice.due_nano > 0:
         yield word("due_at", language), date(invoice.due_at, language)
@@ -131,6 +131,10 @@ def _facts(invoice: Invoice, language: Language) -> Iterator[tuple[str, str]]:
         month += f" ({until})" if language == "en" else f"（{until}）"
     yield word("period", language), month
     yield word("customer", language), invoice.tenant
+    if invoice.corrects is not None:
+        yield word("corrects", language), invoice.corrects
+    if invoice.reason:
+        yield word("reason", language), invoice.reason
 
 
 def _parties(invoice: Invoice, language: Language) -> Iterator[Party]:
@@ -199,7 +203,7 @@ def _totals(invoice: Invoice, language: Language) -> Iterator[Total]:
     if invoice.kind == "invoice":
         yield Total(word("due", language), "", format_money(invoice.due_nano, currency), 2)
     else:
-        yield Total(word("credited", language), "", format_money(-invoice.total_nano, currency), 2)
+        yield Total(word("credited", language), "", format_money(abs(invoice.due_nano), currency), 2)
 
 
 def _below(lines: Iterable[Line], currency: str, language: Language) -> Iterator[Total]:
@@ -209,18 +213,19 @@ def _below(lines: Iterable[Line], currency: str, language: Language) -> Iterator
 
 
 def _notes(invoice: Invoice, language: Language) -> Iterator[str]:
-    if invoice.state == "final" and invoice.kind == "invoice" and invoice.due_at is not None and invoice.due_nano > 0:
+    is_invoice = invoice.kind == "invoice"
+    if is_invoice and invoice.state == "final" and invoice.due_at is not None and invoice.due_nano > 0:
         due = format_money(invoice.due_nano, invoice.currency)
         yield sentence("pay", language, due=due, date=date(invoice.due_at, language), number=invoice.number)
     if any(line.kind == "tax" and line.words.get("reverse") for line in invoice.lines):
         yield word("reverse", language)
-    if invoice.first_sequence <= invoice.last_sequence:
+    if is_invoice and invoice.first_sequence <= invoice.last_sequence:
         yield sentence("rows", language, first=invoice.first_sequence, last=invoice.last_sequence)
     first, last = invoice.first_event, invoice.last_event
-    if first is not None and last is not None and first <= last:
+    if is_invoice and first is not None and last is not None and first <= last:
         yield sentence("events", language, first=first, last=last)
     yield word("rounding", language)
     traceable = next((line.id for line in invoice.lines if line.release), None)
-    if traceable is not None and invoice.state == "final":
+    if is_invoice and traceable is not None and invoice.state == "final":
         yield sentence("trace", language, line=traceable)
     yield sentence("sealed", language, digest=hashlib.sha256(invoice.body.encode()).hexdigest())

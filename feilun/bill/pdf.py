@@ -8,7 +8,7 @@ from typing import Any
 
 from feilun.bill import fonts
 from feilun.bill.form import Entry, Form, Party, form_of
-from feilun.bill.invoices import Invoice
+from feilun.bill.invoice import Invoice
 from feilun.bill.wording import Language
 
 INK, GREY, RULE, SHADE, ACCENT, WARNING = "#1c2430", "#5a6675", "#d8dde4", "#f4f6f8", "#0b5d57", "#a8321f"

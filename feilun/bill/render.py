@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from feilun.bill.form import Form, form_of
-from feilun.bill.invoices import Invoice
+from feilun.bill.invoice import Invoice
 from feilun.bill.render_html import as_html
 from feilun.bill.wording import LANGUAGES, Language
 from feilun.errors import SettingError, did_you_mean

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from feilun.bill.form import Entry, Form, Party, Total, form_of
-from feilun.bill.invoices import Invoice
+from feilun.bill.invoice import Invoice
 from feilun.bill.wording import Language
 
 _STYLE = """

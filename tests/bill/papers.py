@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from feilun.bill.invoices import Invoice
+from feilun.bill.invoice import Invoice
 from feilun.bill.rating import Line
 from feilun.bill.wording import worded
 from feilun.store.artifacts import canonical

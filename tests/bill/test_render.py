@@ -233,3 +233,24 @@ def test_files_are_named_by_number_and_customer() -> None:
         "INV-000042-acme.pdf",
         "INV-000042-acme.txt",
     ]
+
+
+def test_a_credit_note_names_its_invoice_and_reason_and_what_is_credited() -> None:
+    words = {"plan": "growth", "corrects": "INV-000042/2"}
+    lines = [line("fee", -49 * NANO, words=words), line("credit", 9 * NANO, words={"corrects": "INV-000042/3"})]
+    said: dict[str, Any] = {"number": "CN-000001", "kind": "credit_note", "corrects": "INV-000042", "reason": "a <b>"}
+    note = invoice(lines, due_at=None, **said)
+    form = form_of(note)
+    assert (form.title, form.number) == ("Credit note", "CN-000001")
+    assert form.facts[-2:] == (("Corrects invoice", "INV-000042"), ("Reason", "a <b>"))
+    assert (
+        form.groups[0].entries[0].description == "Reversal of INV-000042/2: Plan growth, monthly fee for November 2026"
+    )
+    assert [(total.label.split(":")[0], total.amount) for total in form.totals] == [
+        ("Total", "-49.00 USD"),
+        ("Reversal of INV-000042/3", "9.00 USD"),
+        ("Credited", "40.00 USD"),
+    ]
+    assert len(form.notes) == 2  # of rounding, and the digest
+    assert form_of(note, "zh").title == "贷记单" and "贷记金额" in as_text(note, "zh")
+    assert "a &lt;b&gt;" in as_html(note) and as_bytes(note, "pdf").startswith(b"%PDF")
