@@ -52,6 +52,9 @@ ALLOWED = (
     Allowed("feilun/bill/forecast*.py", ANY, "statistics over draws of months to come: nobody is charged by them"),
     Allowed("feilun/bill/*_plot.py", {"literal", "float", "division"}, "where and how large something is in a picture"),
     Allowed("feilun/bill/masking.py", ANY, "how often masking finds what it should, with its interval"),
+    Allowed(
+        "feilun/bill/suppression.py", {"division"}, "exact fractions: algebra over groups", r"value / row\[first\]"
+    ),
     Allowed("feilun/bill/pdf.py", {"literal", "float", "division"}, "points on a page; amounts come as text"),
     Allowed("feilun/bill/stripe_sender.py", {"literal", "float"}, "seconds to wait", r"\b(TIMEOUT_S|timeout_s)\b"),
     Allowed("feilun/bill/webhooks.py", {"literal", "float"}, "seconds to wait", r"\b(TIMEOUT_S|timeout_s)\b"),
