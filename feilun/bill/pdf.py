@@ -132,7 +132,8 @@ def _head(form: Form) -> Any:
     if form.mark:
         left += [_paragraph(form.mark, "due", WARNING, bold=True), _paragraph(form.warning, "small", GREY)]
     facts = [
-        [_paragraph(label, "text", GREY), _paragraph(_cut(value, MOST["name"]), "text")] for label, value in form.facts
+        [_paragraph(label, "text", GREY), _paragraph(_cut(value, MOST["address"]), "text")]
+        for label, value in form.facts
     ]
     right = _table(
         facts, (95.0, 160.0), [("BOTTOMPADDING", (0, 0), (-1, -1), 1.5), ("TOPPADDING", (0, 0), (-1, -1), 1)]

@@ -1,4 +1,4 @@
-"""``feilun bill show``: an invoice as its reader gets it, on paper, as a page, or for programs."""
+"""``feilun bill show``: an invoice or a credit note as its reader gets it, on paper, as a page, or for programs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from feilun.errors import SettingError
 from feilun.show import say
 
 if TYPE_CHECKING:
-    from feilun.bill.invoices import Invoice
+    from feilun.bill.invoice import Invoice
     from feilun.bill.wording import Language
     from feilun.store.database import Database
 
 
 def show(
-    number: Annotated[str, typer.Argument(help="Of an invoice: INV-000001.")],
+    number: Annotated[str, typer.Argument(help="Of an invoice or a credit note: INV-000001, CN-000001.")],
     form: Annotated[str, typer.Option(help="pdf, html, csv, json or text.")] = "text",
     language: Annotated[str | None, typer.Option(help="en or zh; the customer's own by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it to this file, or into this folder.")] = None,
     project: Root = HERE,
 ) -> None:
-    """One closed invoice, as it was stored, in the form and the language that its reader needs."""
-    from feilun.bill import invoices, render
+    """One closed invoice or credit note, as it was stored, in the form and the language that its reader needs."""
+    from feilun.bill import credit_notes, invoices, render
     from feilun.bill.wording import LANGUAGES
 
     with open_wheel(project) as wheel:
-        invoice = invoices.get(wheel.database, number)
+        get = credit_notes.get if number.startswith("CN-") else invoices.get
+        invoice = get(wheel.database, number)
         own = language_of(wheel.database, invoice.tenant)
     chosen = own if language is None else next((known for known in LANGUAGES if known == language), None)
     if chosen is None:
