@@ -160,7 +160,8 @@ def _reported(connection: Connection, known: Known, scope: Scope) -> Iterator[Li
         if late or known.final:
             levels = Events(known.tenant, month, known.covered(month, currency, final=True), last, late)
             yield from level_lines(connection, levels, parts[-1], known.meters, currency)
-    if known.final and not any(i.period == known.period and not i.interim for i in known.earlier):
+    done = [i for i in known.earlier if i.period == known.period and i.currency == currency]
+    if known.final and all(invoice.interim or invoice.partial for invoice in done):
         end = segments(known.history, known.period)[-1]
         if end.terms.currency == currency:
             yield from stored_lines(connection, known.tenant, known.period, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, text
@@ -92,7 +92,11 @@ def compose(connection: Connection, stands: Standing, settings: BillSettings) ->
     Raises:
         ConflictError: the ledger does not agree with itself (see ``verify``).
     """
-    drafts = [_draft(connection, stands, scope, settings) for scope in _scopes(connection, stands)]
+    drafts: list[Draft] = []
+    for scope in _scopes(connection, stands):
+        drafts.append(_draft(connection, stands, scope, settings))
+        known = stands.known._replace(earlier=(*stands.known.earlier, drafts[-1].invoice))
+        stands = replace(stands, known=known)
     said = [d for d in drafts if d.invoice.lines or d.invoice.first_sequence <= d.invoice.last_sequence]
     return said or drafts[-1:]
 
@@ -143,7 +147,7 @@ def _runs(connection: Connection, stands: Standing) -> Iterator[tuple[str, int, 
     )
     values = {"tenant": stands.tenant, "first": stands.first, "last": stands.last}
     begun = [(str(row.currency), int(row.sequence)) for row in connection.execute(query, values)]
-    ends = [*(first - 1 for _, first in begun[1:]), stands.last]
+    ends = [*(first - 1 for _, first in begun), stands.last][1:]
     for (currency, first), last in zip(begun, ends, strict=True):
         yield currency, first, last
 
@@ -183,6 +187,7 @@ def _draft(connection: Connection, stands: Standing, scope: Scope, settings: Bil
         first_event=stands.known.covered(stands.period, scope.currency) + 1,
         last_event=scope.last_event,
         aggregates=is_level,
+        partial=not scope.all,
     )
     return Draft(invoice, charged.stored_nano)
 

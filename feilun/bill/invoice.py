@@ -44,6 +44,7 @@ class Invoice:
     credits_nano: int = 0  # sum of the credit lines, not above 0; ``total_nano`` is the sum of all others
     due_nano: int = 0
     aggregates: Mapping[str, str] = field(default_factory=dict)  # how meters were aggregated that are not summed
+    partial: bool = False  # usage rows alone: the same currency has a later invoice, with fees and all else
     corrects: str | None = None  # of a credit note: the number of its invoice
     reason: str = ""  # of a credit note
 

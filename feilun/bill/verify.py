@@ -1,47 +1,52 @@
-"""Does every account agree? The ledger with itself, and each invoice with the ledger (RELIABILITY I1, I2, I3, I5)."""
+"""Does every account agree? The ledger with itself, and each invoice with the ledger (RELIABILITY I1, I2, I3, I5).
+
+Every period is rated again from rows alone: usage, events, plans, announced prices, coupons and credits as they were
+known when its invoice was made. Nothing is asked of the project file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Row, func, select
 
-from feilun.accounts.terms import Terms
-from feilun.bill.bookings import FEES, ROUNDING, invoiced
+from feilun.bill import credit_checks
+from feilun.bill.bookings import booked
+from feilun.bill.charging import Charged, Known, Scope, charge
+from feilun.bill.coupons import of_tenant as coupons_of
+from feilun.bill.coupons import percent_of
+from feilun.bill.credit_checks import Problem
+from feilun.bill.event_lines import Meter
+from feilun.bill.history import read as read_history
 from feilun.bill.invoices import Invoice, parse
 from feilun.bill.rating import Line
-from feilun.bill.reading import rate_range, snapshot
-from feilun.errors import ConflictError
-from feilun.store import audit, tables
+from feilun.bill.reading import rate_range, snapshot, terms_of
+from feilun.errors import ConflictError, SettingError
+from feilun.store import audit, event_audit, tables
 from feilun.store.database import Database
-from feilun.store.ledger import receivable
 from feilun.store.money import round_to_minor
 from feilun.store.periods import period_of
 
-_WORDS = ("id", "description", "arithmetic", "query")  # how a line is told, not what it charges
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One disagreement: ``name`` is stable, for programs; ``where`` names tenant and row, or the invoice."""
-
-    name: str
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.name} at {self.where}: {self.what}"
+_WORDS = ("id", "description", "arithmetic", "query", "words")  # how a line is told, not what it charges
+_AFTER = ("tax", "credit")  # lines that follow from all others
+_COLUMNS = (
+    *("number", "tenant", "period", "currency", "total_nano", "first_sequence", "last_sequence", "at"),
+    *("first_event", "last_event"),
+)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How much was checked and what is wrong with it."""
+    """How much was checked and what is wrong with it; ``compared`` is what another service's books say of it."""
 
     rows: int
     invoices: int
     problems: tuple[Problem, ...]
+    events: int = 0
+    credit_notes: int = 0
+    compared: Mapping[str, Any] | None = None
 
     @property
     def holds(self) -> bool:
@@ -53,23 +58,46 @@ class Verification:
         return asdict(self) | {"holds": self.holds}
 
 
-def verify(database: Database) -> Verification:
+class Comparison(Protocol):
+    """What a payment service has of our invoices."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Each thing that is wrong."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+
+
+def verify(database: Database, compare: Callable[[], Comparison] | None = None) -> Verification:
     """Check everything again from the rows themselves; it takes time in proportion to the ledger.
 
-    The hash chains, a posted request and two postings for each usage row, postings that sum to 0, counters; what each
-    row was charged by the terms that it names; numbers and ranges of invoices without gaps; each invoice's lines,
-    total and postings.
+    The hash chains of usage and of events, a posted request and two postings for each usage row, postings that sum to
+    0, counters; what each row was charged by the terms that it names; numbers and ranges of invoices without gaps;
+    each invoice's lines, total, credits and postings; credit notes; what is left of credits.
+
+    Args:
+        compare: asks a payment service what it has of our invoices.
     """
     with snapshot(database) as connection:
         found = [Problem("ledger", _place(p), p.what) for p in audit.verify(connection)]
+        found += [Problem("events", _place(p), p.what) for p in event_audit.verify(connection)]
         stored = connection.execute(
             select(tables.invoices).order_by(func.length(tables.invoices.c.number), tables.invoices.c.number)
         ).all()
         found += _numbers([row.number for row in stored])
         for tenant, newest in connection.execute(select(tables.chains.c.tenant, tables.chains.c.sequence)).all():
             found += _tenant(connection, tenant, newest, [row for row in stored if row.tenant == tenant])
-        rows = connection.execute(select(func.count()).select_from(tables.usage)).scalar_one()
-    return Verification(rows, len(stored), tuple(found))
+        found += credit_checks.grants(connection)
+        found += credit_checks.notes(connection, {row.id: parse(row.body) for row in stored})
+        counts = [
+            connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (tables.usage, tables.events, tables.credit_notes)
+        ]
+    compared = compare() if compare is not None else None
+    found += [Problem("payments", "the payment service", what) for what in (compared.problems if compared else ())]
+    told = compared.as_dict() if compared else None
+    return Verification(counts[0], len(stored), tuple(found), counts[1], counts[2], told)
 
 
 def _place(problem: audit.Problem) -> str:
@@ -87,6 +115,7 @@ def _numbers(numbers: Sequence[str]) -> Iterator[Problem]:
 
 def _tenant(connection: Connection, tenant: str, newest: int, stored: Sequence[Row[Any]]) -> Iterator[Problem]:
     following = 1
+    earlier: list[Invoice] = []
     for row in stored:
         invoice = parse(row.body)
         if any(getattr(row, name) != getattr(invoice, name) for name in _COLUMNS):
@@ -94,67 +123,90 @@ def _tenant(connection: Connection, tenant: str, newest: int, stored: Sequence[R
         if row.first_sequence != following:
             yield Problem("invoice-range", row.number, f"row {following} was expected to be its first")
         following = row.last_sequence + 1
-        yield from _invoice(connection, row.id, invoice)
+        yield from _invoice(connection, row.id, invoice, tuple(earlier))
+        earlier.append(invoice)
     if following <= newest:
         at = select(tables.usage.c.at).where(tables.usage.c.tenant == tenant, tables.usage.c.sequence == following)
-        yield from _rate(connection, tenant, period_of(connection.execute(at).scalar() or 0), following, newest)[1]
+        period = period_of(connection.execute(at).scalar() or 0)
+        try:
+            rated = rate_range(connection, tenant, period, (following, newest))
+        except ConflictError as error:
+            yield Problem(error.name, error.where or tenant, error.what)
+            return
+        yield from _mismatches(tenant, Charged(mismatches=rated.mismatches))
 
 
-_COLUMNS = ("number", "tenant", "period", "currency", "total_nano", "first_sequence", "last_sequence", "at")
-
-
-def _invoice(connection: Connection, entry: str, invoice: Invoice) -> Iterator[Problem]:
-    fees = [line for line in invoice.lines if line.kind == "fee"]
-    usage = [line for line in invoice.lines if line.kind != "fee"]
-    if sum(line.amount_nano for line in invoice.lines) != invoice.total_nano:
+def _invoice(connection: Connection, entry: str, invoice: Invoice, earlier: tuple[Invoice, ...]) -> Iterator[Problem]:
+    total = sum(line.amount_nano for line in invoice.lines if line.kind != "credit")
+    credit = sum(line.amount_nano for line in invoice.lines if line.kind == "credit")
+    if (total, credit, total + credit) != (invoice.total_nano, invoice.credits_nano, invoice.due_nano):
         yield Problem("invoice-total", invoice.number, "its lines do not sum to its total")
-    for line in fees:
-        terms = connection.execute(
-            select(tables.prices.c.terms).where(tables.prices.c.version == line.price_version)
-        ).scalar()
-        if terms is None or Terms.from_json(terms).monthly_nano != line.exact_nano:
-            yield Problem("invoice-fee", line.id, "the fee is not that of its price version")
-        if round_to_minor(line.exact_nano, invoice.currency) != line.amount_nano:
-            yield Problem("invoice-fee", line.id, "the fee is rounded wrongly")
-    span = (invoice.first_sequence, invoice.last_sequence)
-    rated, problems = _rate(connection, invoice.tenant, invoice.period, *span)
-    yield from problems
-    if rated is None:
+    yield from _derived(invoice)
+    try:
+        charged = _again(connection, invoice, earlier)
+    except (ConflictError, SettingError) as error:
+        yield Problem(error.name, error.where or invoice.number, error.what)
         return
-    lines, exact = rated
-    if [_charged(line) for line in lines] != [_charged(line) for line in usage]:
+    yield from _mismatches(invoice.tenant, charged)
+    again = [_charged(line) for line in charged.lines]
+    if again != [_charged(line) for line in invoice.lines if line.kind not in _AFTER]:
         yield Problem("invoice-lines", invoice.number, "rated again, the ledger gives other lines")
-    fee = sum(line.exact_nano for line in fees)
-    expected = {
-        invoiced(invoice.tenant): invoice.total_nano,
-        receivable(invoice.tenant): -exact,
-        FEES: -fee,
-        ROUNDING: exact + fee - invoice.total_nano,
-    }
-    postings = tables.postings.c
-    found = connection.execute(
-        select(postings.account, postings.amount_nano).where(
-            postings.entry == entry, postings.currency == invoice.currency
-        )
+    yield from _postings(connection, entry, invoice, charged)
+    yield from credit_checks.uses(connection, entry, invoice)
+
+
+def _again(connection: Connection, invoice: Invoice, earlier: tuple[Invoice, ...]) -> Charged:
+    """What the invoice charges, from the rows."""
+    span = (invoice.first_sequence, invoice.last_sequence)
+    if invoice.first_event is None:  # from before there were events: usage, and whole fees of the terms they name
+        rated = rate_range(connection, invoice.tenant, invoice.period, span)
+        fees = [line for line in invoice.lines if line.kind == "fee"]
+        terms = terms_of(connection, {line.price_version for line in fees})
+        again = [_refee(line, terms[line.price_version].monthly_nano, invoice.currency) for line in fees]
+        return Charged([*again, *rated.lines], rated.mismatches, rated.stored_nano, rated.rows)
+    known = Known(
+        tenant=invoice.tenant,
+        period=invoice.period,
+        final=not invoice.interim,
+        history=read_history(connection, invoice.tenant, as_of=invoice.at),
+        meters={meter: Meter("", aggregate) for meter, aggregate in invoice.aggregates.items()},
+        earlier=earlier,
+        coupons=tuple(coupons_of(connection, invoice.tenant, invoice.at)),
     )
-    if {account: amount for account, amount in found} != expected:  # noqa: C416 - rows are not tuples to mypy
+    of_month = ("fee", "unused", "minimum", "trial")
+    fees_charged = any(line.kind in of_month for line in invoice.lines)
+    last_of = invoice.last_event or 0
+    scope = Scope(invoice.currency, *span, last_of, fees_charged, all=not invoice.partial)
+    return charge(connection, known, scope)
+
+
+def _refee(line: Line, monthly_nano: int, currency: str) -> Line:
+    amount = round_to_minor(monthly_nano, currency)
+    return replace(line, unit_nano=monthly_nano, exact_nano=monthly_nano, amount_nano=amount)
+
+
+def _derived(invoice: Invoice) -> Iterator[Problem]:
+    """Taxes are what their percent gives of all lines before them; no line but the first is rounded otherwise."""
+    base = sum(line.amount_nano for line in invoice.lines if line.kind not in _AFTER)
+    for line in invoice.lines:
+        if line.kind == "tax":
+            exact = 0 if line.words.get("reverse") else percent_of(base, str(line.words["percent"]))
+            if line.words["base_nano"] != base or line.exact_nano != exact:
+                yield Problem("invoice-tax", line.id, "the tax is not its percent of the lines before it")
+        if round_to_minor(line.exact_nano, invoice.currency) != line.amount_nano:
+            yield Problem("invoice-rounding", line.id, "the amount is not the exact one, rounded once")
+
+
+def _postings(connection: Connection, entry: str, invoice: Invoice, charged: Charged) -> Iterator[Problem]:
+    found = credit_checks.sides_of(connection, entry, invoice.currency)
+    if found != booked(invoice, charged.stored_nano):
         yield Problem("invoice-postings", invoice.number, "its postings are not its amounts")
 
 
-def _rate(
-    connection: Connection, tenant: str, period: str, first: int, last: int
-) -> tuple[tuple[list[Line], int] | None, list[Problem]]:
-    try:
-        rated = rate_range(connection, tenant, period, (first, last))
-    except ConflictError as error:
-        return None, [Problem(error.name, error.where or tenant, error.what)]
-    wrong = [
-        Problem(
-            "amount", f"{tenant} row {m.sequence} ({m.request})", f"charged {m.stored_nano}, terms give {m.rated_nano}"
-        )
-        for m in rated.mismatches
-    ]
-    return (rated.lines, rated.stored_nano), wrong
+def _mismatches(tenant: str, charged: Charged) -> Iterator[Problem]:
+    for m in charged.mismatches:
+        what = f"charged {m.stored_nano}, terms give {m.rated_nano}"
+        yield Problem("amount", f"{tenant} row {m.sequence} ({m.request})", what)
 
 
 def _charged(line: Line) -> dict[str, Any]:
