@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from sqlalchemy import Connection, insert, select, text
@@ -196,18 +197,14 @@ def _announced(connection: Connection, as_of: int | None = None) -> dict[str, li
     )
     if as_of is not None:
         query = query.where(rows.at <= as_of)
-    terms: dict[str, Terms] = {}
     found: dict[str, list[Prices]] = {}
     for (plan, _), group in groupby(connection.execute(query), key=lambda row: (row.plan, row.at)):
-        entries: list[tuple[int, Terms]] = []
-        for row in group:
-            if row.version not in terms:
-                terms[row.version] = _checked(row.version, row.terms)
-            entries.append((int(row.begins_at), terms[row.version]))
+        entries = ((int(row.begins_at), _checked(row.version, row.terms)) for row in group)
         found.setdefault(plan, []).append(tuple(entries))
     return found
 
 
+@lru_cache(maxsize=1_024)
 def _checked(version: str, written: str) -> Terms:
     terms = Terms.from_json(written)
     if terms.version != version:

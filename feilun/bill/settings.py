@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -206,11 +207,17 @@ class BillSettings(Settings):
         Raises:
             SettingError: there is no such plan.
         """
-        return self._plan(plan).schedule(self.core_hour.currency)
+        self._plan(plan)
+        return self._schedules[plan]
 
     def all_terms(self) -> Mapping[str, Schedule]:
         """What every plan costs from when on, by its name."""
-        return {name: self.schedule(name) for name in self.plans}
+        return self._schedules
+
+    @cached_property
+    def _schedules(self) -> Mapping[str, Schedule]:
+        """Made once: each version's digest is asked for again and again."""
+        return {name: plan.schedule(self.core_hour.currency) for name, plan in self.plans.items()}
 
     def meters_reported_by(self, source: Literal["events", "answers"]) -> Mapping[str, MeterSettings]:
         """The project's own meters whose units come as events, or with answers."""

@@ -124,6 +124,13 @@ def test_a_ceiling_holds_at_every_position_and_is_reached_by_one_unit_price(t: T
     assert one.ceiling(Counts(tokens=more)) == one.amount(Counts(tokens=5), Counts(tokens=5 + more))
 
 
+def test_a_ceiling_covers_what_rounding_adds_to_requests_that_come_at_the_dearest_places() -> None:
+    halves = Terms("USD", tariffs={"tokens": Tariff("graduated", (Tier(None, 1, per=2),))})
+    dearest = [halves.amount(Counts(tokens=n), Counts(tokens=n + 1)) for n in (1, 2, 5, 6)]
+    assert dearest == [1, 1, 1, 1], "four units, twice their exact price"
+    assert halves.ceiling(Counts(requests=4, tokens=4)) >= sum(dearest)
+
+
 def test_a_ceiling_of_units_that_may_come_one_by_one_counts_a_package_for_each() -> None:
     packages = Terms("USD", tariffs={"tokens": Tariff("package", (Tier(None, 5, per=1000),))})
     assert packages.ceiling(Counts(tokens=512)) == 512 * 5
