@@ -20,7 +20,7 @@ from feilun.store import cloudevents, events
 JSON = "application/json"
 KINDS = (JSON, cloudevents.BATCH, cloudevents.STRUCTURED)
 USUAL_LIMIT = 1_000  # events in one answer
-_CHARSET = re.compile(r";\s*charset\s*=\s*\"?(?!utf-?8\"?\s*(?:;|$))", re.IGNORECASE)
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\";\s]*)", re.IGNORECASE)
 _ATTRIBUTE = "ce-"  # what the headers of binary mode begin with
 _WHOLE = re.compile(r"\d{1,18}", re.ASCII)
 
@@ -63,7 +63,8 @@ def _read(request: Request, raw: bytes) -> list[events.Event]:
         DataError: an event is not as CloudEvents demands, or has no subject or units.
     """
     kind = bodies.kind(request, KINDS)
-    if _CHARSET.search(request.headers.get("content-type", "")):
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
         raise RequestError("the body is not UTF-8", status=415, code="content-type", hint="charset=utf-8")
     value = bodies.load(raw)
     if kind == JSON and any(name.startswith(_ATTRIBUTE) for name in request.headers):
