@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import select
+from ulid import ULID
 
 import feilun.compress.step  # each registers its step
 import feilun.evaluate.step
@@ -26,15 +27,17 @@ import feilun.relearn.step
 import feilun.serve.step  # noqa: F401
 from feilun import catalog, turn
 from feilun.accounts import keys, tenants
+from feilun.accounts.terms import Terms
 from feilun.bill.settings import BillSettings
 from feilun.errors import ConflictError, DataError, ProjectError, SettingError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
-from feilun.pipeline.kinds import Model, Release, Report
+from feilun.pipeline.kinds import Dataset, Model, Release, Report
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.settings import RelearnSettings
 from feilun.store import consents, deployment, ledger, periods, releases, runs, tables
+from feilun.store import products as selling
 from feilun.store.artifacts import Artifact, ArtifactStore
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from feilun.bill.margin import Query
     from feilun.bill.margin import Report as Margins
     from feilun.bill.office import Office
+    from feilun.bill.products import Built
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
     from feilun.serve.background import Background
@@ -332,8 +336,23 @@ class Flywheel:
         given = [bodies.validate(dict(row), bodies.CORRECTION) for row in rows]
         return self.database.write(lambda c: corrections.record(c, tenant, given, digest), order=tenant)
 
-    def withdraw(self, tenant: str, contributor: str) -> None:
-        """Note that a contributor no longer allows learning; later turns leave their words out.
+    def consent(self, tenant: str, contributor: str, purpose: str) -> None:
+        """Note that a contributor allows a purpose: serve, learn or share (sell their words, or counts of them).
+
+        Raises:
+            AccessError: no such tenant.
+            SettingError: no such purpose.
+        """
+        tenants.get(self.database, tenant)
+        if purpose not in consents.PURPOSES:
+            hint = did_you_mean(purpose, consents.PURPOSES) or f"purposes are {', '.join(consents.PURPOSES)}"
+            raise SettingError(f"'{purpose}' is not a purpose of consent", hint=hint)
+        self.database.write(lambda c: consents.record(c, tenant, contributor, purpose, granted=True), order=tenant)
+
+    def withdraw(self, tenant: str, contributor: str) -> list[str]:
+        """Note that a contributor no longer allows any purpose; returns those that they had said anything about.
+
+        Later turns leave their words out, and products that hold them are not sold any more until they are built anew.
 
         Raises:
             AccessError: no such tenant.
@@ -346,7 +365,7 @@ class Flywheel:
         if contributor not in known:
             hint = did_you_mean(contributor, known) or "names are as corrections gave them; upper and lower case differ"
             raise DataError(f"'{tenant}' has no contributor '{contributor}'", hint=hint)
-        self.database.write(lambda c: consents.record(c, tenant, contributor, "learn", granted=False), order=tenant)
+        return self.database.write(lambda c: consents.withdraw(c, tenant, contributor), order=tenant)
 
     # --- money -----------------------------------------------------------------------------------------------------
 
@@ -377,8 +396,8 @@ class Flywheel:
         for name in [tenant] if tenant else [t.id for t in tenants.tenants(self.database)]:
             with self.database.read() as connection:
                 made += invoices.of_tenant(connection, name, month)
-            draft = invoices.draft(self.database, name, month, self.bill_settings)
-            made += [draft] if draft.lines else []
+            drafts = invoices.drafts(self.database, name, month, self.bill_settings)
+            made += [draft for draft in drafts if draft.lines]
         return made
 
     @property
@@ -412,6 +431,48 @@ class Flywheel:
         following = periods.period_of(periods.bounds(self.period)[1])
         return forecast(chosen, settings, bill.all_terms(), measured, following)
 
+    # --- data products ---------------------------------------------------------------------------------------------
+
+    def build_product(self, name: str | None = None, observe: Observer | None = None) -> Built:
+        """Build ``[bill.products.NAME]``, the only one by default, from who consents now; from then on it is sold."""
+        from feilun.bill import products
+
+        chosen = self._one_of("bill.products", list(self.bill_settings.products), name)
+        settings = self.bill_settings.products[chosen]
+        dataset = None if settings.source == "feedback" else self._dataset(settings.source, observe)
+        return products.build(self.store, chosen, settings, dataset, self.deployment.required_pepper())
+
+    def _dataset(self, section: str, observe: Observer | None) -> Dataset:
+        if section not in self.project.sections:
+            hint = did_you_mean(section, self.project.sections)
+            raise ProjectError(f"nothing makes '{section}'", where="[bill.products]", hint=hint)
+        made = {o.name: o.artifact for o in self.run(self.plan(section), observe)}[section]
+        if not isinstance(made, Dataset):
+            raise ProjectError(f"'{section}' makes a {made.kind}, no dataset", where="[bill.products]")
+        return made
+
+    def products(self, tenant: str) -> list[dict[str, Any]]:
+        """What is for sale, and what a download of each would cost a customer now."""
+        tenants.get(self.database, tenant)
+        with self.database.read() as connection:
+            return selling.listed(connection, tenant, self._prices)
+
+    def sell_product(self, name: str, tenant: str, *, form: str = "jsonl", same: str | None = None) -> selling.Sold:
+        """Sell a product by hand: charged and counted as if the customer had downloaded it.
+
+        Args:
+            name: of the product.
+            tenant: who buys.
+            form: jsonl or csv.
+            same: makes a repetition the same purchase, as an Idempotency-Key does.
+        """
+        tenants.get(self.database, tenant)
+        buyer = selling.Buyer(tenant, "command-line", same or f"server:{ULID()}")
+        return selling.sell(self.store, name, form, buyer, self._prices)
+
+    def _prices(self, plan: str, at_us: int) -> Terms:
+        return self.bill_settings.terms(plan, at_us)
+
     def trace(self, what: str) -> LineTrace | ContributorTrace:
         """An invoice line (``INV-000001/2``) back to its examples, or a contributor forward to the money."""
         from feilun.bill import trace
@@ -420,11 +481,20 @@ class Flywheel:
             return trace.trace_line(self.database, self.store, what)
         return trace.trace_contributor(self.database, self.store, what)
 
-    def verify(self) -> Verification:
-        """Does the ledger agree with itself: chains, postings, invoices?"""
+    def verify(self, *, compare: bool = False) -> Verification:
+        """Does the ledger agree with itself: chains, postings, invoices?
+
+        Args:
+            compare: ask Stripe too, where the project uses it, whether it has the same invoices.
+        """
         from feilun.bill import verify
 
-        return verify.verify(self.database)
+        stripe = self.bill_settings.stripe
+        if not compare or stripe is None:
+            return verify.verify(self.database)
+        from feilun.bill import stripe_compare
+
+        return verify.verify(self.database, lambda: stripe_compare.compare(self.database, stripe))
 
     # --- looking ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class ProductSettings(Settings):
                 raise ValueError(f"{called} names one twice")
         if self.kind == "aggregate" and not self.group_by:
             raise ValueError("an aggregate needs group_by")
+        if self.source == FEEDBACK and "split" in (*self.columns, *self.group_by):
+            raise ValueError("feedback has no split")
         if self.source != FEEDBACK and self.tenant is None:
             raise ValueError("a dataset's product needs 'tenant': whose contributors its rows are from")
         return self

@@ -1,4 +1,4 @@
-"""``feilun bill``: invoices, and what they really earned; its sub-commands are registered here, one file for each subject.
+"""``feilun bill``: invoices, and what they really earned; its sub-commands are registered here.
 
 A sub-command is a function of its own module, which imports nothing heavy before it is called.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feilun.cli import bill_deliver, bill_events, bill_forecast, bill_margin, bill_show
+from feilun.cli import bill_books, bill_customer, bill_deliver, bill_events, bill_forecast, bill_margin, bill_product, bill_show
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 
@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(help="Invoices, credits, and what they really earned.", invoke_without_command=True)
+app.command("close")(bill_books.close)
+app.command("verify")(bill_books.verify)
+app.command("note")(bill_books.note)
+app.command("credit")(bill_customer.credit)
+app.command("coupon")(bill_customer.coupon)
+app.command("profile")(bill_customer.profile)
+app.command("plan")(bill_customer.plan)
 app.command("deliver")(bill_deliver.deliver)
 app.command("outbox")(bill_deliver.outbox)
 app.command("show")(bill_show.show)
 app.add_typer(bill_events.app, name="events")
 app.command("forecast")(bill_forecast.forecast)
 app.command("margin")(bill_margin.margin)
+app.add_typer(bill_product.app, name="product")
 
 
 @app.callback()

@@ -18,7 +18,7 @@ SHOWN = 12  # months in the table; a longer forecast shows every second, third, 
 
 
 def forecast(
-    name: Annotated[str | None, typer.Argument(help="Which section bill.forecast.NAME; the only one by default.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which section bill.forecast.NAME; the only one.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it into this file: .svg or .png.")] = None,
     changes: Set = [],  # noqa: B006 - typer makes a new one for each call
     project: Root = HERE,

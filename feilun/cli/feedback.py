@@ -11,7 +11,9 @@ import typer
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 
-app = typer.Typer(help="Corrections by users: list, import, export, withdraw.", no_args_is_help=True)
+app = typer.Typer(
+    help="Corrections by users and their consent: list, import, export, consent, withdraw.", no_args_is_help=True
+)
 Tenant = Annotated[str | None, typer.Option(help="Only this customer's.")]
 
 
@@ -76,6 +78,23 @@ def import_(
         say(f"read {len(taken):,} corrections: {new:,} are new, {len(taken) - new:,} were known")
 
 
+@app.command("consent")
+def consent(
+    contributor: Annotated[str, typer.Argument(help="Who allows it.")],
+    tenant: Annotated[str, typer.Option(help="At which customer.")],
+    purpose: Annotated[str, typer.Option(help="serve, learn, or share: their words may be sold.")],
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Note that a contributor allows a purpose, from now on."""
+    with open_wheel(project) as wheel:
+        wheel.consent(tenant, contributor, purpose)
+    if json:
+        print_json({"tenant": tenant, "contributor": contributor, purpose: True})
+    else:
+        say(f"{contributor} at {tenant}: allows to {purpose}")
+
+
 @app.command("withdraw")
 def withdraw(
     contributor: Annotated[str, typer.Argument(help="Who no longer wants to be learned from.")],
@@ -83,10 +102,12 @@ def withdraw(
     project: Root = HERE,
     json: Json = False,
 ) -> None:
-    """Note that a contributor withdraws consent: later turns leave their words out."""
+    """Note that a contributor withdraws all consent: later turns and products leave their words out."""
     with open_wheel(project) as wheel:
-        wheel.withdraw(tenant, contributor)
+        gone = wheel.withdraw(tenant, contributor)
     if json:
-        print_json({"tenant": tenant, "contributor": contributor, "learn": False})
-    else:
-        say(f"{contributor} at {tenant}: no longer learned from, from the next turn on")
+        print_json({"tenant": tenant, "contributor": contributor} | dict.fromkeys(gone, False))
+        return
+    say(f"{contributor} at {tenant}: no longer learned from, from the next turn on")
+    if "share" in gone:
+        say("  products with their words are not sold any more until: feilun bill product build")

@@ -19,6 +19,7 @@ from feilun.serve.events_routes import events_routes
 from feilun.serve.guard import Guard
 from feilun.serve.margin_routes import margin_routes
 from feilun.serve.office_routes import signed_routes
+from feilun.serve.products_routes import products_routes
 from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
@@ -80,6 +81,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.include_router(routes.metrics_routes(gateway))
     app.include_router(events_routes(gateway))
     app.include_router(margin_routes(gateway))
+    app.include_router(products_routes(gateway))
     app.include_router(signed_routes(gateway))
     app.add_exception_handler(FeilunError, problems.from_feilun)
     app.add_exception_handler(HTTPException, problems.from_framework)

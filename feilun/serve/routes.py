@@ -127,14 +127,14 @@ def classify_routes(gateway: Gateway) -> APIRouter:
 
     @router.post(ROUTE, summary="Classify one or many inputs", openapi_extra=_body(bodies.CLASSIFY))
     async def classify(request: Request) -> Response:
-        _only(request)
+        only(request)
         with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
             raw = await bodies.read(request, gateway.settings)
             asked = Asked(
                 caller=request.state.caller,
                 body=bodies.parse(raw, bodies.CLASSIFY),
                 body_sha256=body_digest(ROUTE, raw),
-                idempotency_key=_idempotency_key(request),
+                idempotency_key=idempotency_key(request),
             )
             answered = await _answered(gateway, asked)
         request.state.request = answered.request
@@ -142,7 +142,7 @@ def classify_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/v1/models", summary="The models that answer now")
     async def models(request: Request) -> Response:
-        _only(request)
+        only(request)
         return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in _visible(gateway)]})
 
     @router.get("/openapi.json", include_in_schema=False)
@@ -158,7 +158,7 @@ def feedback_routes(gateway: Gateway) -> APIRouter:
 
     @router.post("/v1/feedback", summary="Correct answers", openapi_extra=_body(bodies.CORRECTION, many=True))
     async def feedback(request: Request) -> Response:
-        _only(request)
+        only(request)
         tenant = request.state.caller.tenant
         with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
             value = bodies.load(await bodies.read(request, gateway.settings))
@@ -185,7 +185,7 @@ def usage_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/v1/usage", summary="This month's usage and spend, or another's: ?period=2026-11")
     async def usage(request: Request) -> Response:
-        _only(request, "period")
+        only(request, "period")
         period = request.query_params.get("period")
         if period is not None and not _PERIOD.fullmatch(period):
             raise RequestError("the period is not a month", status=422, code="invalid-request", where="period")
@@ -200,7 +200,7 @@ def metrics_routes(gateway: Gateway) -> APIRouter:
 
     @router.get("/metrics", summary="Figures for Prometheus (bearer key with the scope metrics)")
     async def metrics(request: Request) -> Response:
-        _only(request)
+        only(request)
         answering = {name: loaded.digest for name, loaded in gateway.shelf.loaded.items()}
         return Response(gateway.metrics.text(answering), media_type=CONTENT_TYPE_LATEST)
 
@@ -275,7 +275,7 @@ def _touch(database: Database) -> None:
         connection.exec_driver_sql("SELECT 1 FROM migrations LIMIT 1")
 
 
-def _only(request: Request, *names: str) -> None:
+def only(request: Request, *names: str) -> None:
     """Refuse query parameters that mean nothing here, and one that is given twice."""
     unknown = sorted(request.query_params.keys() - set(names))
     if unknown:
@@ -285,7 +285,8 @@ def _only(request: Request, *names: str) -> None:
             raise RequestError("the parameter is given more than once", status=422, code="invalid-request", where=name)
 
 
-def _idempotency_key(request: Request) -> str:
+def idempotency_key(request: Request) -> str:
+    """What makes a request sent again the same: the caller's header, or a name of our own that is never met again."""
     given = request.headers.getlist("idempotency-key")
     if not given:
         return f"{_OWN_KEYS}{ULID()}"

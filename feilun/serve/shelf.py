@@ -21,7 +21,7 @@ from feilun.serve.batching import Engine
 from feilun.serve.logs import note
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.spending import Spending
-from feilun.store import releases, tables
+from feilun.store import products, releases, tables
 from feilun.store.artifacts import ArtifactStore
 
 RETRY_S = 5.0  # before a release that could not be loaded is tried again
@@ -50,7 +50,7 @@ class Shelf:
         self.loaded: dict[str, Loaded] = {}
         self.failed: dict[str, tuple[str, float]] = {}  # digest -> (what was wrong, when)
         self.failures = 0
-        self._store = store
+        self.store = store
         self._settings = settings
 
     def find(self, model: str) -> Loaded:
@@ -82,7 +82,7 @@ class Shelf:
         Raises:
             UnavailableError: the database cannot be read.
         """
-        wanted = releases.pointers(self._store.database)
+        wanted = [p for p in releases.pointers(self.store.database) if not products.is_product(p.name)]
         for pointer in wanted:
             now = self.loaded.get(pointer.name)
             tried = self.failed.get(pointer.release, ("", -RETRY_S))[1]
@@ -104,16 +104,16 @@ class Shelf:
             note(logging.INFO, "release-loaded", release=pointer.release, model=pointer.name)
 
     def _load(self, pointer: releases.Pointer) -> Loaded:
-        found = self._store.get(pointer.release)
+        found = self.store.get(pointer.release)
         if not isinstance(found, Release):
             raise ArtifactError(f"{found.short} is a {found.kind}, not a release")
-        said = release.read(self._store.verify(found).path)
-        model = self._store.get(said["model"])
+        said = release.read(self.store.verify(found).path)
+        model = self.store.get(said["model"])
         if not isinstance(model, Model) or model.digest not in found.parents:
             raise ArtifactError("the release names a model that it was not made from", where=found.short)
-        engine = release.open_engine(self._store.verify(model), self._settings.threads)
+        engine = release.open_engine(self.store.verify(model), self._settings.threads)
         release.check(engine, said, self._settings.probe_tolerance)
         table = tables.releases
-        with self._store.database.read() as connection:
+        with self.store.database.read() as connection:
             query = select(table.c.registered_at).where(table.c.digest == found.digest)
             return Loaded(pointer.name, found.digest, engine, connection.execute(query).scalar_one())

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select
 from ulid import ULID
 
-from feilun.errors import AccessError, ArtifactError, ConflictError, UnavailableError, did_you_mean
+from feilun.errors import AccessError, ArtifactError, ConflictError, SettingError, UnavailableError, did_you_mean
 from feilun.store import consents, ledger, tables
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
 from feilun.store.counts import Counts
@@ -121,6 +121,14 @@ def current(connection: Connection, product: str) -> str:
     return str(digest)
 
 
+def size(connection: Connection, product: str) -> int:
+    """Bytes of all the files of what is sold under a name now; 0 where there is nothing."""
+    pointers, artifacts = tables.pointers.c, tables.artifacts.c
+    query = select(artifacts.bytes).join(tables.pointers, pointers.release == artifacts.digest)
+    found = connection.execute(query.where(pointers.name == release_name(product))).scalar_one_or_none()
+    return int(found or 0)
+
+
 def sell(store: ArtifactStore, product: str, form: str, buyer: Buyer, plans: ledger.Plans) -> Sold:
     """Sell a product: charge it once and return its bytes; the same purchase again is free and gives the same bytes.
 
@@ -136,9 +144,11 @@ def sell(store: ArtifactStore, product: str, form: str, buyer: Buyer, plans: led
     Raises:
         AccessError: 404 no such product; 410 somebody whose words it holds has withdrawn.
         QuotaError: a limit of the buyer does not cover it.
-        SettingError: the idempotency key was used for something else.
+        SettingError: no such format, or the idempotency key was used for something else.
         UnavailableError: it kept being built anew.
     """
+    if form not in FORMATS:
+        raise SettingError(f"a product cannot be had as '{form}'", hint=f"one of {', '.join(FORMATS)}")
     for _ in range(ATTEMPTS):
         with store.database.read() as connection:
             before = ledger.find(connection, buyer.tenant, buyer.idempotency_key, _digest(product, form))
