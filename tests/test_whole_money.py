@@ -31,6 +31,7 @@ MODULES = (
     ),
 )
 EXACT = {"gcd", "lcm", "isqrt", "comb", "perm"}  # of ``math``: whole numbers in, whole numbers out
+PATHS = {"folder", "path", "root", "home"}
 FRACTIONS = {"Fraction", "Decimal", "percent_of"}
 FLOATING = {"numpy", "scipy", "statistics", "random", "cmath"}
 SECONDS = {"timestamp", "total_seconds", "time", "monotonic", "perf_counter"}
@@ -55,6 +56,7 @@ ALLOWED = (
     Allowed(
         "feilun/bill/suppression.py", {"division"}, "exact fractions: algebra over groups", r"value / row\[first\]"
     ),
+    Allowed("feilun/bill/products.py", {"division", "round"}, "mean length of texts", r'"characters": round\('),
     Allowed("feilun/bill/pdf.py", {"literal", "float", "division"}, "points on a page; amounts come as text"),
     Allowed("feilun/bill/stripe_sender.py", {"literal", "float"}, "seconds to wait", r"\b(TIMEOUT_S|timeout_s)\b"),
     Allowed("feilun/bill/webhooks.py", {"literal", "float"}, "seconds to wait", r"\b(TIMEOUT_S|timeout_s)\b"),
@@ -125,7 +127,11 @@ def _is_fraction(node: ast.AST) -> bool:
 
 
 def _is_path(left: ast.AST, right: ast.AST) -> bool:
-    """Whether one side is text: then it joins a path."""
+    """Whether it joins a path: one side is text, or the left one is called as paths are."""
+    if isinstance(left, ast.Name | ast.Attribute):
+        name = left.id if isinstance(left, ast.Name) else left.attr
+        if name in PATHS:
+            return True
     return any(
         isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str))
         for n in (left, right)
@@ -228,6 +234,7 @@ def test_a_float_that_is_planted_in_a_real_module_is_caught(planted: str) -> Non
         "rate = 1 / Fraction(back)",
         "file = folder / 'invoice.pdf'",
         "file = folder / f'{number}.pdf'",
+        "file = work.folder / products.PEOPLE",
         "fee = f'{total:,} {rest:09d}'",
         "from math import gcd",
         "fee = 10 ** 9 + math.gcd(total, 30)",
