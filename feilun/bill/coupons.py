@@ -18,7 +18,7 @@ from feilun.errors import ConflictError, SettingError, did_you_mean
 from feilun.store import ledger, tables
 from feilun.store.artifacts import canonical
 from feilun.store.database import Database, now_us
-from feilun.store.money import half_even, round_to_minor
+from feilun.store.money import format_money, half_even, round_to_minor
 from feilun.store.periods import period_of
 
 if TYPE_CHECKING:
@@ -47,9 +47,14 @@ class Coupon:
         number = (int(period[:4]) - int(begun[:4])) * 12 + int(period[5:]) - int(begun[5:]) + 1
         return number if 1 <= number <= self.months else None
 
+    @property
+    def off(self) -> str:
+        """What it takes off, for people."""
+        return f"{self.percent}%" if self.percent is not None else format_money(self.off_nano or 0, self.currency or "")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return asdict(self)
+        return asdict(self) | {"off": self.off}
 
 
 def redeem(database: Database, tenant: str, code: str, settings: BillSettings) -> Coupon:

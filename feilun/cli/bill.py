@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feilun.cli import bill_books, bill_customer, bill_deliver, bill_events, bill_forecast, bill_margin, bill_product, bill_show
+from feilun.cli import (
+    bill_books,
+    bill_customer,
+    bill_deliver,
+    bill_events,
+    bill_forecast,
+    bill_margin,
+    bill_product,
+    bill_show,
+)
 from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 

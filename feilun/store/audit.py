@@ -118,7 +118,8 @@ def _strays(connection: Connection) -> list[Problem]:
         Problem(row.tenant, None, row.id, "a posted request has no usage row")
         for row in connection.execute(unbilled.where(requests.c.state == "posted", usage.c.request.is_(None)))
     ]
-    known = select(usage.c.request).union(select(invoices.c.id))
+    others = (tables.grants, tables.grant_uses, tables.credit_notes)
+    known = select(usage.c.request).union(select(invoices.c.id), *(select(table.c.id) for table in others))
     stray = select(postings.c.entry).where(postings.c.entry.not_in(known)).distinct()
     found += [Problem("?", None, e, "a posting has no entry") for e in connection.execute(stray).scalars()]
     sums = select(postings.c.currency, func.sum(postings.c.amount_nano).label("total")).group_by(postings.c.currency)
