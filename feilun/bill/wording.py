@@ -12,7 +12,8 @@ without any words, is still told from its kind and numbers.
     usage     [rate, per, tier, above, up_to, late: see below]; units are of ``meter``, answered by ``release``
     event     [unit: what one is called in the project file, "page"; aggregate: "sum" or "count"; rate, ...]
     gauge     [unit; aggregate: "max" or "latest"; rate, ...]; stored_examples needs none: they are the month's last
-    trial     plan, [begins, ends: of the trial; base_nano: what would have been charged]; its amount is negative
+    trial     plan, [begins, ends: of the trial; for a fee part, whole: as for fee; for usage base_nano: what would have
+              been charged]; its amount is negative
     discount  coupon, [percent or off_nano; base_nano: what it is taken off; month, months: which of how many, from 1]
     minimum   plan, minimum_nano, reached_nano: what the lines before came to; [part, whole: as for fee]
     tax       name ("VAT"), country ("DE"), percent, base_nano; [reverse: 1 where the customer accounts for it; its
@@ -220,10 +221,12 @@ def _rate_words(line: Line, language: Language) -> list[str]:
 
 
 def _trial(line: Line, language: Language) -> str:
-    plan, span = line.words.get("plan"), _span(line.words, language)
+    plan, month, span = line.words.get("plan"), period_name(line.period, language), _span(line.words, language)
+    of_fee = "part" in line.words
     if language == "en":
-        return f"{f'Plan {plan}, free' if plan else 'Free'} trial{span}"
-    return f"{f'套餐 {plan}，' if plan else ''}免费试用{span}"
+        what = f"monthly fee for {month}" if of_fee else f"usage in {month}"
+        return f"{f'Plan {plan}, free' if plan else 'Free'} trial: {what}{span}"
+    return f"{f'套餐 {plan}，' if plan else ''}免费试用：{month}{'月费' if of_fee else '用量'}{span}"
 
 
 def _discount(line: Line, language: Language) -> str:
@@ -284,10 +287,14 @@ def _equals(line: Line, currency: str, language: Language) -> str:
 
 
 def _fee_sum(line: Line, currency: str, language: Language) -> str:
-    price, share = format_money(line.unit_nano, currency), _share(line.words, language)
-    amount = _equals(line, currency, language)
+    """Parts of a fee are cut at whole coins so that they sum to it: then one is only nearly its share."""
+    price, amount = format_money(line.unit_nano, currency), _equals(line, currency, language)
+    share = _share(line.words, language)
     if share:
-        return f"{'-' if line.exact_nano < 0 <= line.unit_nano else ''}{price} × {share}{amount}"
+        part, whole = int(line.words["part"]), int(line.words["whole"])
+        exact = abs(line.exact_nano) * whole == abs(line.unit_nano) * part
+        sign = "-" if line.exact_nano < 0 <= line.unit_nano else ""
+        return f"{sign}{price} × {share}{amount if exact else amount.replace(' = ', ' ≈ ', 1)}"
     plain = line.exact_nano == line.amount_nano == line.units * line.unit_nano
     return f"{line.units:,} × {price}{'' if plain else amount}"
 
@@ -351,6 +358,8 @@ def _part_of_base(line: Line, currency: str, language: Language) -> str:
 
 
 def _trial_sum(line: Line, currency: str, language: Language) -> str:
+    if "part" in line.words:
+        return _fee_sum(line, currency, language)
     if "base_nano" not in line.words:
         return _amount(line, currency, language)
     base = format_money(int(line.words["base_nano"]), currency)

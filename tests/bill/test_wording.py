@@ -23,11 +23,11 @@ TOLD = [
         line("fee", 32_666_666_667, unit_nano=49 * NANO, words={"plan": "growth", **PART}),
         (
             "Plan growth, monthly fee for November 2026, from 11 November 2026 until 1 December 2026",
-            "49.00 USD × 20/30 days = 32.666666667 USD, rounded 32.67 USD",
+            "49.00 USD × 20/30 days ≈ 32.666666667 USD, rounded 32.67 USD",
         ),
         (
             "套餐 growth，2026年11月月费，自2026年11月11日起至2026年12月1日止",
-            "49.00 USD × 20/30 天 = 32.666666667 USD，舍入为 32.67 USD",
+            "49.00 USD × 20/30 天 ≈ 32.666666667 USD，舍入为 32.67 USD",
         ),
     ),
     (
@@ -108,8 +108,13 @@ TOLD = [
     ),
     (
         line("trial", -3 * NANO, words={"plan": "growth", "base_nano": 3 * NANO}),
-        ("Plan growth, free trial", "3.00 USD × -100% = -3.00 USD"),
-        ("套餐 growth，免费试用", "3.00 USD × -100% = -3.00 USD"),
+        ("Plan growth, free trial: usage in November 2026", "3.00 USD × -100% = -3.00 USD"),
+        ("套餐 growth，免费试用：2026年11月用量", "3.00 USD × -100% = -3.00 USD"),
+    ),
+    (
+        line("trial", -4_430_000_000, unit_nano=19 * NANO, units=-1, words={"part": 7 * DAY, "whole": 30 * DAY}),
+        ("Free trial: monthly fee for November 2026", "-19.00 USD × 7/30 days ≈ -4.43 USD"),
+        ("免费试用：2026年11月月费", "-19.00 USD × 7/30 天 ≈ -4.43 USD"),
     ),
     (
         line(
