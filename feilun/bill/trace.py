@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from sqlalchemy import Connection, func, select
 
 from feilun.errors import AccessError, DataError, did_you_mean
-from feilun.pipeline.kinds import Dataset
-from feilun.store import tables
+from feilun.pipeline.kinds import Dataset, Product
+from feilun.store import products, tables
 from feilun.store.artifacts import ArtifactStore
 from feilun.store.consents import in_force
 from feilun.store.database import Database
@@ -55,9 +55,26 @@ class FeedbackPart:
     consent_withdrawn: int
 
 
+_NOTHING = (None, (), (), 0, 0, FeedbackPart(0, 0, 0, 0), ())  # of a line's trace, from ``release`` to ``sources``
+
+
+@dataclass(frozen=True)
+class ProductPart:
+    """A data product that was sold: how many people's rows it holds, and how many let them be shared today."""
+
+    name: str
+    rows: int
+    contributors: int
+    consent_in_force: int
+    consent_withdrawn: int
+
+
 @dataclass(frozen=True)
 class LineTrace:
-    """What stands behind one invoice line. A monthly fee has no usage and no release."""
+    """What stands behind one invoice line. A monthly fee has no usage and no release.
+
+    Of a product sold, ``examples`` and ``contributors`` are those that it holds, whatever else its sources held.
+    """
 
     line: dict[str, Any]
     invoice: str
@@ -70,6 +87,7 @@ class LineTrace:
     contributors: int  # distinct, of those rows
     feedback: FeedbackPart
     sources: tuple[dict[str, Any], ...]
+    product: ProductPart | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
@@ -78,7 +96,7 @@ class LineTrace:
 
 @dataclass(frozen=True)
 class ContributorTrace:
-    """Where one person's words went. ``usage`` and ``lines`` are of releases that were trained on them."""
+    """Where one person's words went. ``releases`` were trained on them, or are products that hold them."""
 
     contributor: str
     consents: tuple[dict[str, Any], ...]  # newest state of each tenant and purpose
@@ -108,9 +126,11 @@ def trace_line(database: Database, store: ArtifactStore, line_id: str) -> LineTr
         tenant, invoice, line = _find_line(connection, line_id)
         release = line["release"]
         if release is None:
-            nothing = UsageSpan(0, None, None, None)
-            return LineTrace(line, invoice, tenant, nothing, None, (), (), 0, 0, FeedbackPart(0, 0, 0, 0), ())
+            return LineTrace(line, invoice, tenant, UsageSpan(0, None, None, None), *_NOTHING)
         usage = _usage_span(connection, tenant, line)
+        if any(made["kind"] == Product.kind for made in _described(connection, [release])):
+            sold = cast("Product", store.get(release))
+            return _sold_line(connection, store, LineTrace(line, invoice, tenant, usage, *_NOTHING), sold)
         models = _walk(connection, [release], kinds=("model",), source="child", target="parent")
         parts, rows = _datasets(store, _walk(connection, models, kinds=("dataset",), depth=1))
         sources = _walk(connection, [p.digest for p in parts], kinds=("dataset", "source"))
@@ -161,6 +181,7 @@ def trace_contributor(
         trained = [p.digest for p in parts if p.train]
         models = _walk(connection, trained, kinds=("model",), source="parent", target="child")
         releases = _walk(connection, models, kinds=("release",), source="parent", target="child", depth=1)
+        releases += _products_of(connection, store, contributor, tenant)
         return ContributorTrace(
             contributor=contributor,
             consents=consents,
@@ -171,6 +192,40 @@ def trace_contributor(
             usage=_usage_of(connection, releases),
             lines=_lines_of(connection, set(releases)),
         )
+
+
+def _sold_line(connection: Connection, store: ArtifactStore, traced: LineTrace, product: Product) -> LineTrace:
+    """What stands behind a sale: the product's own people and rows, and what its rows were taken from."""
+    people = products.people_of(product)
+    gone = products.stale(connection, people)
+    name = str(product.facts["name"]).removeprefix(products.PREFIX)
+    parts, _ = _datasets(store, _walk(connection, [product.digest], kinds=("dataset",), depth=1))
+    sources = _walk(connection, [part.digest for part in parts], kinds=("dataset", "source"))
+    return replace(
+        traced,
+        release=_named_release(connection, product.digest),
+        datasets=parts,
+        examples=int(product.facts["rows"]),
+        contributors=len(people),
+        sources=tuple(s for s in _described(connection, sources) if s["kind"] == "source"),
+        product=ProductPart(name, int(product.facts["rows"]), len(people), len(people) - gone, gone),
+    )
+
+
+def _products_of(connection: Connection, store: ArtifactStore, contributor: str, tenant: str | None) -> list[str]:
+    """The products that hold a person's words, or counted them."""
+    artifacts = tables.artifacts.c
+    query = (
+        select(artifacts.digest).where(artifacts.kind == Product.kind).order_by(artifacts.created_at, artifacts.digest)
+    )
+    return [
+        digest
+        for digest in connection.execute(query).scalars()
+        if any(
+            whose == contributor and tenant in (None, where)
+            for where, whose, _ in products.people_of(store.get(digest))
+        )
+    ]
 
 
 def _find_line(connection: Connection, line_id: str) -> tuple[str, str, dict[str, Any]]:

@@ -33,6 +33,9 @@ def _show_line(found: dict[str, Any]) -> None:
     if found["release"] is None:
         say("  a monthly fee: no model stands behind it")
         return
+    if found["product"] is not None:
+        _show_product(found)
+        return
     say(f"  {found['usage']['rows']:,} requests, answered by release {short(found['release']['digest'])}")
     say(f"  made from {', '.join(short(m['digest']) for m in found['models'])}")
     rows = [
@@ -50,6 +53,19 @@ def _show_line(found: dict[str, Any]) -> None:
             f"  {told['consent_in_force']:,} of their authors consent to learning from them today, "
             f"{told['consent_withdrawn']:,} have withdrawn"
         )
+
+
+def _show_product(found: dict[str, Any]) -> None:
+    product = found["product"]
+    release = short(found["release"]["digest"])
+    say(f"  {found['usage']['rows']:,} downloads of the data product {product['name']}, release {release}")
+    say(f"  {product['rows']:,} rows of {product['contributors']:,} contributors")
+    say(
+        f"  {product['consent_in_force']:,} of them let their words be shared today, "
+        f"{product['consent_withdrawn']:,} have withdrawn"
+    )
+    for source in found["datasets"]:
+        say(f"  from dataset {short(source['digest'])}, licence {source['licence']}")
 
 
 def _show_contributor(found: dict[str, Any]) -> None:
