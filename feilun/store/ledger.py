@@ -5,6 +5,7 @@ row in the tenant's hash chain, two postings that sum to 0, the counters and the
 transaction. Every function here first locks the tenant's row in ``chains``, so that a tenant's ledger has one order.
 
 Limits are in ``limits.py``. Times are the database's and never go backwards within a tenant, whatever its clock does.
+Leases go by the clock itself: a clock that was put forward and back must not make them last for hours.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from feilun.store.statements import Statement
 
 GENESIS = "0" * 64  # the hash before a tenant's first row
 REVENUE = "revenue:usage"
+LONGEST_LEASE_US = 600 * 10**6  # a lease that would last longer was given before the clock was put back: it has ended
 
 
 class Pricing(limits.Limits, Protocol):
@@ -140,7 +142,8 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
         AccessError: the tenant is not active.
     """
     chain = lock(connection, ask.tenant, ask.key)
-    now = max(now_us(connection), chain.at)
+    clock = now_us(connection)
+    now = max(clock, chain.at)
     known = _request(_BY_KEY.one(connection, tenant=ask.tenant, idempotency_key=ask.idempotency_key))
     if known is not None:
         if known.body_sha256 != ask.body_sha256:
@@ -152,8 +155,8 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
             )
         if known.state == "posted":
             return _replay(known)
-        if known.state == "held" and known.lease_until > now:
-            return Busy(min(5, 1 + (known.lease_until - now) // 10**6))
+        if known.state == "held" and clock < known.lease_until <= clock + LONGEST_LEASE_US:
+            return Busy(min(5, 1 + (known.lease_until - clock) // 10**6))
         if known.state == "held":  # its holder is dead or too slow; it can no longer capture
             chain = _unhold(connection, chain, known)
     if not chain.active:
@@ -162,7 +165,7 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
     wanted = limits.Wanted(ask.tenant, ask.key, ask.units, chain.held, chain.due_nano, now)
     limits.check(connection, wanted, terms, limits.Budgets(chain.budget_nano, chain.key_budget_nano))
     request = ask.request if known is None else known.id
-    values = _held(ask) | {"id": request, "holder": holder, "now": now, "until": now + int(ask.lease_s * 10**6)}
+    values = _held(ask) | {"id": request, "holder": holder, "now": now, "until": clock + int(ask.lease_s * 10**6)}
     if known is None:
         same = {"tenant": ask.tenant, "idempotency_key": ask.idempotency_key, "body_sha256": ask.body_sha256}
         _INSERT_REQUEST.run(connection, **values, **same)
@@ -224,15 +227,17 @@ def release(connection: Connection, held: Hold) -> bool:
 
 def stale(connection: Connection) -> list[str]:
     """Tenants with holds whose lease has ended."""
-    found = _STALE.run(connection, now=now_us(connection)).fetchall()
+    clock = now_us(connection)
+    found = _STALE.run(connection, now=clock, beyond=clock + LONGEST_LEASE_US).fetchall()
     return sorted(tenant for (tenant,) in found)
 
 
 def reap(connection: Connection, tenant: str) -> int:
     """Release a tenant's holds whose lease has ended; returns how many."""
     chain = lock(connection, tenant)
-    now = max(now_us(connection), chain.at)
-    rows = [_request(row) for row in _ENDED.run(connection, tenant=tenant, now=now).fetchall()]
+    clock = now_us(connection)
+    ended = {"now": clock, "beyond": clock + LONGEST_LEASE_US}
+    rows = [_request(row) for row in _ENDED.run(connection, tenant=tenant, **ended).fetchall()]
     for row in rows:
         assert row is not None
         chain = _unhold(connection, chain, row)
@@ -328,8 +333,9 @@ _MOVE = Statement(
 _COLUMNS = "id, body_sha256, state, holder, lease_until, status, answer, held_inputs, held_tokens, held_more"
 _BY_KEY = Statement(f"SELECT {_COLUMNS} FROM requests WHERE tenant = :tenant AND idempotency_key = :idempotency_key")
 _BY_HOLDER = Statement(f"SELECT {_COLUMNS} FROM requests WHERE id = :id AND state = 'held' AND holder = :holder")
-_ENDED = Statement(f"SELECT {_COLUMNS} FROM requests WHERE state = 'held' AND tenant = :tenant AND lease_until <= :now")
-_STALE = Statement("SELECT DISTINCT tenant FROM requests WHERE state = 'held' AND lease_until <= :now")
+_HAS_ENDED = "state = 'held' AND (lease_until <= :now OR lease_until > :beyond)"
+_ENDED = Statement(f"SELECT {_COLUMNS} FROM requests WHERE tenant = :tenant AND {_HAS_ENDED}")
+_STALE = Statement(f"SELECT DISTINCT tenant FROM requests WHERE {_HAS_ENDED}")
 _INSERT_REQUEST = Statement(
     "INSERT INTO requests (id, tenant, idempotency_key, body_sha256, state, holder, held_inputs, held_tokens, "
     "created_at, lease_until, key, held_more) VALUES (:id, :tenant, :idempotency_key, :body_sha256, 'held', :holder, "
