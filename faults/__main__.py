@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import faults.crashes  # each enters its cases
+import faults.clocks  # each enters its cases
+import faults.crashes
 import faults.outages
 import faults.storage  # noqa: F401
 from faults import postgres
