@@ -13,7 +13,7 @@ from feilun.bill.delivery import NotDelivered
 from feilun.bill.outgoing_settings import StripeSettings
 from feilun.bill.stripe_errors import failure
 from feilun.bill.stripe_money import minor
-from feilun.bill.stripe_sender import client
+from feilun.bill.stripe_sender import client, metadata
 from feilun.bill.telling import INVOICE
 from feilun.errors import UnavailableError
 from feilun.store import outbox, tables
@@ -92,7 +92,7 @@ def against(ours: Iterable[Sent], there: Iterable[Any]) -> Comparison:
     """The comparison itself; ``there`` is what Stripe lists, void invoices included."""
     found: dict[str, list[Any]] = {}
     for made in there:
-        number = dict(made.metadata or {}).get("feilun_invoice")
+        number = metadata(made).get("feilun_invoice")
         if number is not None and made.status != "void":
             found.setdefault(number, []).append(made)
     problems, compared, waiting = [], 0, 0

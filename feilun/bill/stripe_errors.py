@@ -23,6 +23,12 @@ def already_there(error: StripeError) -> bool:
     return isinstance(error, stripe.InvalidRequestError) and error.param == "number"
 
 
+def is_repeated(error: StripeError) -> bool:
+    """Whether this failure is one that Stripe keeps under the idempotency key and would repeat for a day."""
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return headers.get("idempotent-replayed") == "true" and (error.http_status or 0) >= 500
+
+
 def failure(error: StripeError) -> NotDelivered:
     """Kind, status, code and the request's id; final where the same request can never succeed."""
     import stripe

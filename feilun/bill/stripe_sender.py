@@ -8,16 +8,17 @@ made twice. Stripe keeps such keys for a day at the least; for an older row it i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from feilun.bill.delivery import NotDelivered
 from feilun.bill.outgoing_settings import StripeSettings
-from feilun.bill.stripe_errors import already_there, failure
+from feilun.bill.stripe_errors import already_there, failure, is_repeated
 from feilun.bill.stripe_money import minor
 from feilun.bill.telling import CREDIT_NOTE, CUSTOMER, INVOICE, METER, STRIPE, stripe_subject
 from feilun.store import outbox, tables
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20.0
 KEYS_KEPT_US = 20 * 3600 * 10**6  # Stripe keeps idempotency keys for 24 hours at the least
+KEYS = 5  # that are tried for one call whose failure Stripe repeats
 MOST_LINES = 200  # Stripe takes 250 for each invoice; a longer one is sent as one line that names ours
 
 
 def client(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) -> StripeClient:
-    """Stripe's client: it does not try again by itself, for the outbox does, and tells Stripe nothing of this machine.
+    """Stripe's client: it leaves trying again to the outbox, and tells nothing of this machine.
 
     Args:
         key: the secret key.
@@ -45,6 +47,7 @@ def client(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) 
     import stripe
 
     stripe.enable_telemetry = False
+    logging.getLogger("stripe").setLevel(logging.WARNING)  # below that it logs what customers are called
     return stripe.StripeClient(
         key,
         base_addresses={"api": settings.api_base.rstrip("/")},
@@ -78,6 +81,8 @@ class StripeSender:
         try:
             return ways[parcel.kind](database, parcel)
         except stripe.StripeError as error:
+            if parcel.kind == METER and already_there(error):
+                return parcel.id
             raise failure(error) from error
 
     @cached_property
@@ -97,16 +102,15 @@ class StripeSender:
             profiles = tables.profiles.c
             body = connection.execute(select(profiles.body).where(profiles.id == parcel.payload["profile"])).scalar()
         told: Any = customer_params(tenant, body)
-        options: Any = {"idempotency_key": parcel.id}
-        if known is not None:
-            return str(self._stripe.v1.customers.update(known, told, options).id)
-        if old(parcel):
+        customers = self._stripe.v1.customers
+        if known is not None:  # the same change made twice is one change
+            return str(customers.update(known, told).id)
+
+        def find() -> Any | None:
             made: Any = {"created": {"gte": parcel.created_at // 10**6 - 3600}, "limit": 100}
-            there = self._stripe.v1.customers.list(made).auto_paging_iter()
-            found = _ours(there, "feilun_tenant", tenant)
-            if found is not None:
-                return str(found.id)
-        return str(self._stripe.v1.customers.create(told, options).id)
+            return _ours(customers.list(made).auto_paging_iter(), "feilun_tenant", tenant)
+
+        return str(_make(parcel, "customer", lambda options: customers.create(told, options), find).id)
 
     def _customer_of(self, database: Database, tenant: str) -> str:
         with database.read() as connection:
@@ -136,44 +140,39 @@ class StripeSender:
                 final=True,
             )
         if made.status == "draft":
-            options: Any = {"idempotency_key": f"{parcel.id}-finalise"}
-            made = self._stripe.v1.invoices.finalize_invoice(made.id, {"auto_advance": True}, options)
+            self._finalise(parcel, made.id)
         return str(made.id)
 
     def _draft(self, parcel: Parcel, invoice: Invoice, customer: str) -> Any:
         """The invoice at Stripe without its lines, or however far an earlier attempt came."""
-        import stripe
-
         told: Any = invoice_params(self._settings, invoice, customer, now=parcel.at)
-        options: Any = {"idempotency_key": f"{parcel.id}-create"}
-        if old(parcel) and (found := self._find(customer, invoice.number)) is not None:
-            return found
-        try:
-            return self._stripe.v1.invoices.create(told, options)
-        except stripe.StripeError as error:
-            if not already_there(error):
-                raise
-            found = self._find(customer, invoice.number)
-            if found is None:
-                raise
-            return found
+        made_at_stripe = self._stripe.v1.invoices
 
-    def _find(self, customer: str, number: str) -> Any | None:
-        there = self._stripe.v1.invoices.list({"customer": customer, "limit": 100}).auto_paging_iter()
-        return _ours((i for i in there if i.status != "void"), "feilun_invoice", number)
+        def find() -> Any | None:
+            there = made_at_stripe.list({"customer": customer, "limit": 100}).auto_paging_iter()
+            return _ours((i for i in there if i.status != "void"), "feilun_invoice", invoice.number)
+
+        return _make(parcel, "create", lambda options: made_at_stripe.create(told, options), find)
 
     def _add_lines(self, parcel: Parcel, invoice: Invoice, made: Any) -> None:
-        there: set[str] = set()
-        if old(parcel):
-            lines = self._stripe.v1.invoices.line_items.list(made.id, {"limit": 100}).auto_paging_iter()
-            there = {_metadata(line).get("feilun_line", "") for line in lines}
+        items = self._stripe.v1.invoice_items
         for name, text, amount in shown_lines(invoice):
-            if name in there:
-                continue
             told: Any = {"customer": made.customer, "invoice": made.id, "currency": invoice.currency.lower()}
             told |= {"amount": amount, "description": text, "metadata": {"feilun_line": name}}
-            options: Any = {"idempotency_key": f"{parcel.id}-{name}"}
-            self._stripe.v1.invoice_items.create(told, options)
+            _make(parcel, name, partial(items.create, told), partial(self._find_line, made.id, name))
+
+    def _find_line(self, invoice: str, name: str) -> Any | None:
+        lines = self._stripe.v1.invoices.line_items.list(invoice, {"limit": 100}).auto_paging_iter()
+        return _ours(lines, "feilun_line", name)
+
+    def _finalise(self, parcel: Parcel, invoice: str) -> None:
+        made_at_stripe = self._stripe.v1.invoices
+
+        def find() -> Any | None:
+            made = made_at_stripe.retrieve(invoice)
+            return None if made.status == "draft" else made
+
+        _make(parcel, "finalise", partial(made_at_stripe.finalize_invoice, invoice, {"auto_advance": True}), find)
 
     # --- credit notes and meters -----------------------------------------------------------------------------------
 
@@ -192,31 +191,54 @@ class StripeSender:
         if not made.startswith("in_") or amount == 0:
             return "nothing-due"
         invoice = self._stripe.v1.invoices.retrieve(made)
-        if old(parcel):
-            there = self._stripe.v1.credit_notes.list({"invoice": made, "limit": 100}).auto_paging_iter()
-            if (found := _ours(there, "feilun_credit_note", number)) is not None:
-                return str(found.id)
         told: Any = {"invoice": made, "memo": number, "metadata": {"feilun_credit_note": number}, "amount": amount}
         if invoice.status == "paid":
             told[_GIVES_BACK[self._settings.credit_paid]] = amount
-        return str(self._stripe.v1.credit_notes.create(told, {"idempotency_key": parcel.id}).id)
+        credit_notes = self._stripe.v1.credit_notes
+
+        def find() -> Any | None:
+            there = credit_notes.list({"invoice": made, "limit": 100}).auto_paging_iter()
+            return _ours(there, "feilun_credit_note", number)
+
+        return str(_make(parcel, "credit-note", lambda options: credit_notes.create(told, options), find).id)
 
     def _meter(self, database: Database, parcel: Parcel) -> str:
-        import stripe
-
         said = parcel.payload
         tenant = parcel.subject.removeprefix(stripe_subject(""))
         value = {"stripe_customer_id": self._customer_of(database, tenant), "value": str(said["units"])}
         told: Any = {"event_name": said["event"], "payload": value, "timestamp": said["at"] // 10**6}
+        told["identifier"] = parcel.id  # which Stripe takes once
+        self._stripe.v1.billing.meter_events.create(told)
+        return parcel.id
+
+
+def _make(parcel: Parcel, part: str, make: Callable[[Any], Any], find: Callable[[], Any | None]) -> Any:
+    """Make something at Stripe once: by an idempotency key, and by looking where the key cannot tell.
+
+    That is where Stripe may have forgotten the key, says that it has this already, or repeats a failure: it keeps those
+    under their key too, so a further key is used if nothing was made.
+
+    Args:
+        part: which call of this row it is.
+        make: makes it, given the options with the key.
+        find: looks for what an earlier attempt made.
+    """
+    import stripe
+
+    if old(parcel) and (found := find()) is not None:
+        return found
+    for again in range(KEYS):
         try:
-            made = self._stripe.v1.billing.meter_events.create(
-                told | {"identifier": parcel.id}, {"idempotency_key": parcel.id}
-            )
+            return make({"idempotency_key": f"{parcel.id}-{part}{f'-{again}' if again else ''}"})
         except stripe.StripeError as error:
-            if already_there(error):
-                return parcel.id
-            raise
-        return str(made.identifier)
+            repeated = is_repeated(error)
+            if not (repeated or already_there(error)):
+                raise
+            if (found := find()) is not None:
+                return found
+            if not repeated:
+                raise
+    raise NotDelivered("Stripe repeats a failure")
 
 
 _GIVES_BACK = {"outside": "out_of_band_amount", "refund": "refund_amount", "balance": "credit_amount"}
@@ -250,8 +272,8 @@ def invoice_params(settings: StripeSettings, invoice: Invoice, customer: str, *,
         "metadata": {"feilun_invoice": invoice.number, "feilun_tenant": invoice.tenant, "period": invoice.period},
     }
     if settings.collect == "send_invoice":
-        soon = now + 3600 * 10**6
-        told |= {"due_date": invoice.due_at // 10**6} if (invoice.due_at or 0) > soon else {"days_until_due": 1}
+        due_at = invoice.due_at or 0
+        told |= {"due_date": due_at // 10**6} if due_at > now + 3600 * 10**6 else {"days_until_due": 1}
     return told
 
 
@@ -274,8 +296,9 @@ def old(parcel: Parcel) -> bool:
 
 
 def _ours(there: Iterable[Any], name: str, value: str) -> Any | None:
-    return next((item for item in there if _metadata(item).get(name) == value), None)
+    return next((item for item in there if metadata(item).get(name) == value), None)
 
 
-def _metadata(item: Any) -> dict[str, str]:
-    return dict(item.metadata or {})
+def metadata(item: Any) -> dict[str, str]:
+    """What we wrote on an object of Stripe's."""
+    return dict(item.metadata.to_dict()) if item.metadata else {}
