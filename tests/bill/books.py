@@ -15,6 +15,7 @@ from feilun.accounts.terms import Counts, Schedule, Terms
 from feilun.bill import plan_history
 from feilun.store import audit, ledger, tables
 from feilun.store.database import Database
+from feilun.store.events import Event, record
 from feilun.store.periods import period_of
 
 NUMBERS = itertools.count(1)
@@ -55,6 +56,8 @@ class Books:
         def write(connection: Any) -> None:
             connection.execute(insert(tables.tenants).values(row))
             connection.execute(insert(tables.chains).values(**chain, **held))
+            first = {"id": str(ULID()), "tenant": name, "plan": plan, "at": at(created)}
+            connection.execute(insert(tables.assignments).values(first))
 
         self.database.write(write)
         return name
@@ -74,9 +77,11 @@ class Books:
         prices = {plan: Schedule.always(terms) for plan, terms in plans.items()}
         self.database.write(lambda c: plan_history.record(c, prices, at(when)))
 
-    def event(self, tenant: str, meter: str, units: int, when: str) -> None:
-        """Something that another service reports of a tenant."""
-        self.events([(tenant, meter, units, at(when))])
+    def events(self, tenant: str, reported: Iterable[tuple[str, int, int]]) -> None:
+        """What other services report of a tenant, in one batch: meter, units, and when it happened."""
+        batch = [Event(tenant, meter, "test", str(next(NUMBERS)), units, when) for meter, units, when in reported]
+        meters = {event.meter for event in batch}
+        self.database.write(lambda c: record(c, "key", batch, meters))
 
     def use(self, tenant: str, uses: Iterable[Use], terms: Terms, plan: str = "starter") -> list[dict[str, Any]]:
         chosen = list(uses)
