@@ -171,14 +171,15 @@ def report(database: Database, settings: BillSettings, query: Query | None = Non
     chosen = query or Query()
     with snapshot(database) as connection:
         books = read(connection, settings, chosen)
-        cells = _cells(books)
         names = {row[0]: row[1] for row in connection.execute(select(tables.releases.c.digest, tables.releases.c.name))}
-        everybody = _sum("", cells.values())
-        mine = {cell: row for cell, row in cells.items() if chosen.tenant in (None, cell.tenant)}
-        if chosen.by == "request":
-            rows = margin_requests.rows(connection, settings, books, chosen, _sum("", mine.values()))
-        else:
-            rows = _grouped(mine, _names(chosen.by, names))
+        dearest = margin_requests.dearest(connection, books.window, chosen) if chosen.by == "request" else []
+    cells = _cells(books)  # no longer within the snapshot: where SQLite has no log, writers wait for it
+    mine = {cell: row for cell, row in cells.items() if chosen.tenant in (None, cell.tenant)}
+    total = _sum("", mine.values())
+    if chosen.by == "request":
+        rows = margin_requests.told(dearest, settings, books, total)
+    else:
+        rows = _grouped(mine, _names(chosen.by, names))
     return Report(
         by=chosen.by,
         window=books.window,
@@ -186,8 +187,8 @@ def report(database: Database, settings: BillSettings, query: Query | None = Non
         currency=settings.core_hour.currency,
         core_hour_nano=settings.core_hour.nano,
         rows=tuple(rows),
-        total=_sum("", mine.values()),
-        everybody=everybody,
+        total=total,
+        everybody=_sum("", cells.values()),
         apart=books.apart,
         measured=books.measured,
         training_ns=sum(books.trained.groups.values()),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
+from sqlalchemy import Row as SqlRow
 
 from feilun.bill import earnings
-from feilun.bill.costs import Runs
+from feilun.bill.costs import Runs, Window
 from feilun.bill.earnings import Answered
 from feilun.bill.settings import BillSettings
 from feilun.bill.shares import half_even
@@ -17,24 +19,29 @@ if TYPE_CHECKING:
     from feilun.bill.margin import Books, Query, Row
 
 
-def rows(connection: Connection, settings: BillSettings, books: Books, query: Query, total: Row) -> list[Row]:
-    """``query.limit`` requests with their exact shares rounded to nano-units, and what is left of ``total``."""
+def dearest(connection: Connection, span: Window, query: Query) -> list[SqlRow[Any]]:
+    """The ledger's rows of the ``query.limit`` requests that took the engine longest."""
+    usage = tables.usage.c
+    chosen = select(
+        usage.request, usage.release, usage.inputs, usage.tokens, usage.compute_ns, usage.amount_nano, usage.currency
+    ).where(usage.at >= span.begins, usage.at < span.ends)
+    if query.tenant is not None:
+        chosen = chosen.where(usage.tenant == query.tenant)
+    return list(connection.execute(chosen.order_by(usage.compute_ns.desc(), usage.request).limit(query.limit)))
+
+
+def told(found: Sequence[SqlRow[Any]], settings: BillSettings, books: Books, total: Row) -> list[Row]:
+    """Requests with their exact shares rounded to nano-units, and what is left of ``total``."""
     from feilun.bill.margin import Row
 
     everything = Answered()
     for sums in books.answered.values():
         everything = everything.plus(sums)
     pools = {group: _tokens(books, group) for group in books.training}
-    usage = tables.usage.c
-    chosen = select(
-        usage.request, usage.release, usage.inputs, usage.tokens, usage.compute_ns, usage.amount_nano, usage.currency
-    ).where(usage.at >= books.window.begins, usage.at < books.window.ends)
-    if query.tenant is not None:
-        chosen = chosen.where(usage.tenant == query.tenant)
     listed = []
     left = total
     convert = earnings.converter(settings)
-    for row in connection.execute(chosen.order_by(usage.compute_ns.desc(), usage.request).limit(query.limit)):
+    for row in found:
         of_engine = (row.compute_ns, everything.compute_ns) if everything.compute_ns else (1, everything.requests)
         shares = {f"{cost}_nano": _part(books.prices[cost], *of_engine) for cost in _BY_ENGINE}
         shares["overhead_nano"] = _part(books.prices["overhead"], 1, everything.requests)
