@@ -8,7 +8,6 @@ address is checked where the connection is made (RELIABILITY 54), and redirects 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -107,7 +106,7 @@ def key_of(secret: str) -> bytes:
     """
     try:
         key = base64.b64decode(secret[len(PREFIX) :], validate=True) if secret.startswith(PREFIX) else secret.encode()
-    except binascii.Error as error:
+    except ValueError as error:
         raise SettingError("what follows whsec_ is not base64") from error
     if len(key) < 24:
         raise SettingError("the secret has fewer than 24 bytes", hint="make one: openssl rand -base64 32")
