@@ -2,11 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check clean
+.PHONY: demo bench test check clean
 
 # One whole turn of the wheel on real data; see README.
 demo: $(READY)
 	$(BIN)/feilun demo $(ARGS)
+
+# make bench NAME=bill: measure, and write build/bench/bill.json with plots; ARGS names figures, or --quick.
+NAME ?= bill
+bench: $(READY)
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 test: check
 	$(BIN)/pytest $(ARGS)
