@@ -208,8 +208,11 @@ def _is_exact(price: UnitPrice) -> bool:
     return price.nano % price.per == 0
 
 
-def unknown_meters(plans: Any, known: Sequence[str]) -> Iterator[Problem]:
-    """Every meter that nobody counts, in plans as they were written: told whatever else is wrong with them."""
+def unknown_meters(plans: Any, known: Sequence[str], answers: Sequence[str]) -> Iterator[Problem]:
+    """Every meter that nobody counts, in plans as they were written: told whatever else is wrong with them.
+
+    A quota is for meters of answers alone: no request can be refused for what other services report.
+    """
     for plan, written in plans.items() if isinstance(plans, Mapping) else ():
         if not isinstance(written, Mapping):
             continue
@@ -221,6 +224,9 @@ def unknown_meters(plans: Any, known: Sequence[str]) -> Iterator[Problem]:
             for setting in TABLES:
                 table = part.get(setting) if isinstance(part, Mapping) else None
                 for meter, value in table.items() if isinstance(table, Mapping) else ():
-                    if meter not in known:
+                    if setting == "quota" and meter in known and meter not in answers:
+                        what = f"'{meter}' is not counted with answers, so no request can be refused for it"
+                        yield Problem((*place, setting, str(meter)), what, value)
+                    elif meter not in known:
                         hint = did_you_mean(str(meter), known) or f"meters are {', '.join(known)}, and [bill.meters]"
                         yield Problem((*place, setting, str(meter)), f"'{meter}' is not metered; {hint}", value)

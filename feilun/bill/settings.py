@@ -158,8 +158,9 @@ class BillSettings(Settings):
         cls, plans: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> dict[str, PlanSettings]:
         """What is wrong within the plans and which of their meters nobody counts, told together."""
-        known = (*BUILT_IN, *info.data.get("meters", {}))
-        unknown = list(unknown_meters(plans, known)) if "meters" in info.data else []
+        own: Mapping[str, MeterSettings] = info.data.get("meters", {})
+        answers = (*ANSWERS, *(name for name, meter in own.items() if meter.reported == "answers"))
+        unknown = list(unknown_meters(plans, (*BUILT_IN, *own), answers)) if "meters" in info.data else []
         try:
             read: dict[str, PlanSettings] = validate(plans)
         except ValidationError as error:

@@ -202,6 +202,7 @@ def test_case_45_a_meter_that_nobody_counts_is_told_beside_what_else_is_wrong_wi
         ({"overage": {"tokens": 0.01}}, "money is written as text"),
         ({"warn": [0]}, "greater than or equal to 1"),
         ({"trial_days": 1.5}, "integer"),
+        ({"quota": {"stored_examples": 5}}, "no request can be refused for it"),
         ({"prorate": "some"}, "'changes', 'all' or 'none'"),
         ({"changes": [{"begins": "2027-02-01"}, {"begins": "2027-01-01"}]}, "in the order of their dates"),
         ({"changes": [{"begins": "2027-01-01"}, {"begins": "2027-01-01"}]}, "in the order of their dates"),
