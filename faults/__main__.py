@@ -20,7 +20,9 @@ from rich.table import Table
 
 import faults.clocks  # each enters its cases
 import faults.crashes
+import faults.limits
 import faults.outages
+import faults.repeats
 import faults.storage  # noqa: F401
 from faults import postgres
 from faults.counting import CASES, DATABASES, Case, Setup, result

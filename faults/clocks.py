@@ -76,13 +76,16 @@ def clocks(setup: Setup) -> Count:
                     count.trial([f"{hours:+d} h: {words}" for words in _jump(inside, shim, hours)])
                 for hours in (2, -2):
                     count.trial([f"{hours:+d} h with a dead holder: {words}" for words in _abandon(inside, shim, hours)])
+            if setup.database == "postgresql":  # SQLite's clock is the gateway's own
+                late = _pass(inside, shim, MOMENTS["midnight"], planted="own-clock")
+                count.controls["own-clock"] = any("us off" in words for words in late)
     return count
 
 
-def _pass(setup: Setup, shim: Shim, moment: str) -> list[str]:
+def _pass(setup: Setup, shim: Shim, moment: str, **options: Any) -> list[str]:
     wanted = int(datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp()) * SECOND
     shim.shift_clock(0)
-    with setup.house() as house, fleet(house, 2) as gateways:
+    with setup.house() as house, fleet(house, 2, **options) as gateways:
         shim.shift_clock(wanted - time.time_ns() // 1000 - int(1.5 * SECOND))
         with crowd(house, gateways.bases, setup.seed) as crowds:
             time.sleep(3.5)

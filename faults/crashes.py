@@ -12,7 +12,7 @@ from typing import Any
 
 from faults import checks
 from faults.counting import Count, Setup, case
-from faults.house import House, Running, ask, start, wait_until_ready
+from faults.house import House, Running, start, wait_until_ready
 from faults.load import Clients, Posted
 from feilun.serve.crash import POINTS
 from feilun.store.crash import VARIABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
 from feilun.serve.settings import GatewaySettings
-from feilun.store import database, ledger, tables
+from feilun.errors import QuotaError
+from feilun.store import database, ledger, limits, tables
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
 from faults.house import PEPPER, PLANS
@@ -105,6 +107,34 @@ def misprice() -> None:
     ledger.capture = dearer
 
 
+def forget_holds_in_budgets() -> None:
+    """The positive control of case 22: a budget is compared with what was spent, not with what is held."""
+    check = limits.check
+
+    def careless(connection: Any, wanted: limits.Wanted, *more: Any) -> None:
+        check(connection, replace(wanted, held=Counts()), *more)
+
+    limits.check = careless
+
+
+def count_rates_in_memory() -> None:
+    """The positive control of case 23: each gateway counts its own requests."""
+    begun: dict[str, list[int]] = {}
+
+    def careless(connection: Any, wanted: limits.Wanted, most: int) -> None:
+        mine = begun.setdefault(wanted.tenant, [])
+        if len([at for at in mine if wanted.now - at < limits.MINUTE]) >= most:
+            raise QuotaError("too many", retry_after=60, code="rate-limited")
+        mine.append(wanted.now)
+
+    limits._check_rate = careless
+
+
+def use_own_clock() -> None:
+    """The positive control of case 9: rows have the time of the gateway, not of the database."""
+    ledger.now_us = lambda connection: time.time_ns() // 1000
+
+
 def plant(bug: str | None) -> None:
     if bug == "commit-after-the-answer":
         Answering._settle = commit_after_the_answer
@@ -112,14 +142,10 @@ def plant(bug: str | None) -> None:
         deduplicate_outside_the_transaction()
     elif bug == "authorise-by-prefix":
         authorise_by_prefix()
-    elif bug == "lost-hold":
-        lose_holds()
-    elif bug == "mispriced-row":
-        misprice()
     elif bug == "go-on-after-a-failed-fsync":
         database._is_unsynced = lambda error: False
     elif bug is not None:
-        raise ValueError(f"no such bug: {bug}")
+        BUGS[bug]()
 
 
 def run(told: dict[str, Any]) -> None:
@@ -135,6 +161,14 @@ def run(told: dict[str, Any]) -> None:
         settings=GatewaySettings(**options),
     )
 
+
+BUGS = {
+    "lost-hold": lose_holds,
+    "mispriced-row": misprice,
+    "budget-without-holds": forget_holds_in_budgets,
+    "rates-in-memory": count_rates_in_memory,
+    "own-clock": use_own_clock,
+}
 
 if __name__ == "__main__":
     run(json.loads(sys.argv[1]))

@@ -41,6 +41,7 @@ PLANS = {
     "metered": Terms("USD", unit_nano={"requests": 1_000_000, "tokens": 10}),
     "starter": Terms("USD", 19 * 10**9, {"requests": 5}, {"requests": 800_000}),
     "tens": Terms("USD", unit_nano={"requests": 10**9}),
+    "minute": Terms("USD", requests_per_minute=10),
 }
 BILL = BillSettings.model_validate(
     {
@@ -49,6 +50,7 @@ BILL = BillSettings.model_validate(
             "metered": {"overage": {"requests": "0.001 USD", "tokens": "0.00000001 USD"}},
             "starter": {"monthly": "19 USD", "included": {"requests": 5}, "overage": {"requests": "0.0008 USD"}},
             "tens": {"overage": {"requests": "1 USD"}},
+            "minute": {"requests_per_minute": 10},
         },
     }
 )

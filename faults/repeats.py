@@ -1,0 +1,132 @@
+"""The same Idempotency-Key again, at once, with another body, by another tenant (cases 5 to 8), and what streams (3, 4)."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from sqlalchemy import func, select
+
+from faults.counting import Count, Setup, case, not_tried
+from faults.crashes import Fleet, fleet
+from faults.house import House, ask
+from faults.load import broken_invariants
+from feilun.bill.verify import verify
+from feilun.store import tables
+
+AT_ONCE = 50
+
+
+def entries(house: House, tenant: str) -> int:
+    """Usage rows of a tenant."""
+    with house.database.read() as connection:
+        query = select(func.count()).select_from(tables.usage).where(tables.usage.c.tenant == tenant)
+        return int(connection.execute(query).scalar_one())
+
+
+def at_once(gateways: Fleet, token: str, key: str, times: int = AT_ONCE) -> list[httpx.Response]:
+    """The same request, many times at once, by all gateways in turn."""
+    turn = itertools.cycle(gateways.running)
+    with ThreadPoolExecutor(times) as pool:
+        asked = [pool.submit(ask, next(turn), token, headers={"Idempotency-Key": key}) for _ in range(times)]
+        return [one.result() for one in asked]
+
+
+@case(3, "a stream killed midway: charged for what was delivered")
+def streams(setup: Setup) -> Count:
+    """There is nothing to try yet."""
+    return not_tried("not applicable: nothing streams")
+
+
+@case(4, "explicit usage 0 is billed 0; missing usage is an error")
+def missing_usage(setup: Setup) -> Count:
+    """There is nothing to try yet."""
+    return not_tried("not applicable: nothing streams, and every unit is counted by the gateway itself")
+
+
+@case(5, "same key, same body: the stored answer, marked as a replay, and no second entry")
+def replays(setup: Setup) -> Count:
+    """Asked of two gateways in turn."""
+    count = Count()
+    with setup.house() as house, fleet(house, 2) as gateways:
+        token = house.tokens["acme"]
+        for number in range(setup.times(200, 20)):
+            first, again = (ask(g, token, headers={"Idempotency-Key": f"k{number}"}) for g in gateways.running)
+            marks = ["idempotent-replay" in reply.headers for reply in (first, again)]
+            broken = [] if (first.status_code, first.content) == (200, again.content) else ["another answer"]
+            broken += [] if marks == [False, True] else [f"marked {marks}"]
+            count.trial(broken + ([] if entries(house, "acme") == number + 1 else ["a second entry"]))
+    return count
+
+
+@case(6, "same key, other body: 422, no inference")
+def other_bodies(setup: Setup) -> Count:
+    """Asked of two gateways in turn."""
+    count = Count()
+    with setup.house() as house, fleet(house, 2) as gateways:
+        one, other = gateways.running
+        token = house.tokens["acme"]
+        for number in range(setup.times(200, 20)):
+            key = {"Idempotency-Key": f"k{number}"}
+            first, again = ask(one, token, headers=dict(key)), ask(other, token, "bad film", headers=dict(key))
+            right = (first.status_code, again.status_code) == (200, 422)
+            broken = [] if right else [f"answered {first.status_code}, {again.status_code}"]
+            count.trial(broken + ([] if entries(house, "acme") == number + 1 else ["another entry"]))
+    return count
+
+
+@case(7, "same key 50 times at once by two gateways: one entry, the others replay or get 409")
+def fifty_at_once(setup: Setup) -> Count:
+    """Each fifty is a trial; the planted bug looks before the transaction."""
+    count = Count()
+    with setup.house() as house, fleet(house, 2) as gateways:
+        for number in range(setup.times(40, 4)):
+            replies = at_once(gateways, house.tokens["acme"], f"k{number}")
+            count.trial(_one_of_them(replies) + _entries(house, number + 1))
+        count.trial([str(problem) for problem in verify(house.database).problems])
+    bug = "deduplicate-outside-the-transaction"
+    with setup.house() as house, fleet(house, 2, planted=bug) as gateways:
+        replies = at_once(gateways, house.tokens["acme"], "k")
+        count.controls[bug] = bool(_one_of_them(replies) + _entries(house, 1))
+    return count
+
+
+def _one_of_them(replies: list[httpx.Response]) -> list[str]:
+    answered = [r for r in replies if r.status_code == 200]
+    statuses = {r.status_code for r in replies}
+    broken = [] if statuses <= {200, 409} else [f"answered with {sorted(statuses)}"]
+    broken += [] if len({r.content for r in answered}) == 1 else ["several answers"]
+    broken += [] if sum("idempotent-replay" not in r.headers for r in answered) == 1 else ["not one first answer"]
+    late = [r for r in replies if r.status_code == 409 and "retry-after" not in r.headers]
+    return broken + (["409 without Retry-After"] if late else [])
+
+
+def _entries(house: House, expected: int) -> list[str]:
+    found = entries(house, "acme")
+    return [] if found == expected else [f"{found} entries, not {expected}"]
+
+
+@case(8, "same key of two tenants: independent")
+def two_tenants(setup: Setup) -> Count:
+    """At once, of one gateway."""
+    count = Count()
+    with setup.house() as house, fleet(house, 1) as gateways, ThreadPoolExecutor(2) as pool:
+        house.tenant("globex")
+        tokens = [house.tokens["acme"], house.tokens["globex"]]
+        answers = []
+        for number in range(setup.times(200, 20)):
+            key = f"k{number}"
+            texts = ["good film", "bad plot"]
+            asked = [
+                pool.submit(ask, gateways.running[0], token, text, headers={"Idempotency-Key": key})
+                for token, text in zip(tokens, texts, strict=True)
+            ]
+            replies = [one.result() for one in asked]
+            right = [r.status_code for r in replies] == [200, 200] and replies[0].json()["id"] != replies[1].json()["id"]
+            right &= not any("idempotent-replay" in r.headers for r in replies)
+            right &= replies[0].json()["results"] != replies[1].json()["results"]
+            answers += [r.json() | {"key": key, "token": t} for r, t in zip(replies, tokens, strict=True)]
+            count.trial([] if right else [f"{[r.status_code for r in replies]}"])
+        count.trial(broken_invariants(house.database, answers))
+    return count
