@@ -80,8 +80,8 @@ def _send(database: Database, sender: Sender, parcel: Parcel) -> bool:
     try:
         receipt = sender.send(database, parcel)
     except NotDelivered as failure:
-        asked = {"retry_after_s": failure.retry_after, "final": failure.final}
-        database.write(partial(outbox.failed, parcel=parcel, failure=failure.what, **asked))
+        noted = partial(outbox.failed, parcel=parcel, failure=failure.what)
+        database.write(partial(noted, retry_after_s=failure.retry_after, final=failure.final))
         return False
     except Exception as error:  # our own bug: noted with the row, which waits, so that it cannot hold up the others
         database.write(partial(outbox.failed, parcel=parcel, failure=f"a bug: {type(error).__name__}"))
