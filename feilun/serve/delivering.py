@@ -16,7 +16,7 @@ FAREWELL_S = 3.0  # how long the end waits for what is being sent; what is not n
 
 
 @contextlib.contextmanager
-def delivering(office: Office | None, *, pause_s: float = PAUSE_S) -> Iterator[None]:
+def delivering(office: Office | None, *, pause_s: float = PAUSE_S, farewell_s: float = FAREWELL_S) -> Iterator[None]:
     """Deliver every ``pause_s`` seconds while the context is open; nothing that goes wrong there ends it."""
     if office is None:
         yield
@@ -29,7 +29,7 @@ def delivering(office: Office | None, *, pause_s: float = PAUSE_S) -> Iterator[N
         yield
     finally:
         stop.set()
-        thread.join(FAREWELL_S)
+        thread.join(farewell_s)
 
 
 def _forever(office: Office, stop: threading.Event, pause_s: float) -> None:

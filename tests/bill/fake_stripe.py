@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -187,6 +187,10 @@ class Forward:
             reply = self.http.request(method, path, content=body, headers=form)
         return reply.status_code, reply.json()
 
+    def close(self) -> None:
+        """Let go of its connections."""
+        self.http.close()
+
 
 class FakeStripe:
     """The layer of keys and faults; ``plan`` holds the faults of the next requests that change something."""
@@ -199,21 +203,23 @@ class FakeStripe:
         self.headers: list[dict[str, str]] = []
         self.honours_keys = True
         self.retry_after = 7
-        self.planned = 0
+        self.struck = 0  # how many faults there were
         self.lock = threading.Lock()
         self.over = threading.Event()
         self.base = ""
 
-    def faults(self, chance: random.Random, number: int) -> None:
-        """Plan a random mixture: one call in five fails, so that every call of a row is reached by faults."""
-        self.plan = [chance.choice(FAULTS[:-1]) if chance.random() < 0.2 else None for _ in range(number)]
-        self.planned = len(self.plan) - self.plan.count(None)
+    def faults(
+        self, chance: random.Random, number: int, share: float = 0.2, kinds: Sequence[str] = FAULTS[:-1]
+    ) -> None:
+        """Plan a random mixture: by default one call in five fails, so that faults reach every call of a row."""
+        self.plan = [chance.choice(kinds) if chance.random() < share else None for _ in range(number)]
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> tuple[Answer | None, bool]:
         """The answer, None for none at all; and whether the connection is left hanging."""
         with self.lock:
             self.asked.append((method, path, key))
             fault = self.plan.pop(0) if self.plan and method == "POST" else None
+            self.struck += fault is not None
             if fault == "429":
                 return (429, {"error": {"type": "rate_limit", "message": "too many"}}), False
             if fault == "409":

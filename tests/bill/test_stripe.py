@@ -98,17 +98,17 @@ def storm(database: Database, stripe: FakeStripe, seed: int, *, number: int = 6)
     settings = told(stripe, meters={"requests": "answers"})
     for n in range(number):
         desk.close(database, settings, f"tenant-{n % 3}", AMOUNTS, meter="requests")
-    stripe.faults(chance, 120)
+    stripe.faults(chance, 200, 0.35)
     desk.deliver_all(database, [sender(settings)])
     return wrong(database, settings)
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + 5))
+@pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 def test_in_a_storm_of_faults_each_invoice_customer_and_total_is_there_once_case_19(
     database: Database, stripe: FakeStripe, seed: int
 ) -> None:
     assert storm(database, stripe, seed) == ()
-    assert stripe.planned > 10
+    assert stripe.struck > 10
     assert [i["total"] for i in invoices(stripe)] == [TOTAL] * 6
     assert len(of(stripe, "customer")) == 3
     events = of(stripe, "billing.meter_event")
