@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from sqlalchemy import insert, text, update
 from ulid import ULID
 
 from feilun.accounts import tenants
-from feilun.bill import invoices, margin
+from feilun.bill import credits, invoices, margin
 from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.store import ledger, tables
 from feilun.store.artifacts import canonical
 from feilun.store.counts import Counts
+from feilun.store.money import Money
 from feilun.store.periods import period_of
 from tests.bill.books import Books, Use, at
 
@@ -158,3 +160,76 @@ def test_verification_and_margins_agree_with_themselves_while_rows_come_in(
             report = margin.report(books.database, settings)
             assert report.total == report.everybody
     assert len(writing.result()) == 40
+
+
+def test_invoices_from_before_there_were_words_events_and_credits_still_hold(
+    books: Books, settings: BillSettings
+) -> None:
+    tenant = books.tenant()
+    books.use(tenant, [Use(at("2026-09-02"))] * 5, settings.terms("starter"))
+    drawn = invoices.draft(books.database, tenant, "2026-09", settings)
+    fields = ("tenant", "period", "interim", "currency", "total_nano", "first_sequence", "last_sequence", "at")
+    old: dict[str, Any] = {name: getattr(drawn, name) for name in fields} | {"number": "INV-000001"}
+    lines = [{k: v for k, v in asdict(line).items() if k != "words"} for line in drawn.lines]
+    old["lines"] = [line | {"id": f"INV-000001/{i}"} for i, line in enumerate(lines, start=1)]
+    body = canonical(old | {"total": drawn.total}).decode()
+    invoice, identity = invoices.parse(body), str(ULID())
+    stored = sum(line.exact_nano for line in drawn.lines if line.kind == "usage")
+    sides = {f"tenant:{tenant}:invoiced": invoice.total_nano, ledger.receivable(tenant): -stored}
+    sides |= {"revenue:fees": -19 * 10**9, "revenue:rounding": stored + 19 * 10**9 - invoice.total_nano}
+
+    def write(connection: Any) -> None:
+        row = {name: old[name] for name in (*fields, "number") if name != "interim"}
+        connection.execute(insert(tables.invoices).values(id=identity, body=body, **row))
+        shared = {"entry": identity, "currency": "USD", "at": invoice.at}
+        rows = [shared | {"account": account, "amount_nano": nano} for account, nano in sides.items()]
+        connection.execute(insert(tables.postings), rows)
+        mine = tables.chains.c.tenant == tenant
+        connection.execute(update(tables.chains).where(mine).values(due_nano=tables.chains.c.due_nano - stored))
+
+    books.database.write(write)
+    assert verify(books.database).problems == ()
+    assert (invoice.due_nano, invoice.state, invoice.first_event) == (invoice.total_nano, "final", None)
+    assert invoices.close(books.database, tenant, "2026-09", settings) == invoice
+    books.use(tenant, [Use(at("2026-10-02"))] * 4, settings.terms("starter"))
+    following = invoices.close(books.database, tenant, "2026-10", settings)
+    assert (following.first_sequence, [line.kind for line in following.lines]) == (6, ["fee", "included", "usage"])
+    assert verify(books.database).problems == ()
+
+
+def test_case_18_an_event_that_was_changed_is_named_and_so_is_the_line_that_it_is_on(books: Books) -> None:
+    settings = BillSettings.model_validate({"plans": {"p": {"overage": {"pages": "1 USD"}}}, "meters": PAGES})
+    tenant = books.tenant("p")
+    books.events(tenant, [("pages", 2, at("2026-09-02")), ("pages", 3, at("2026-09-03"))])
+    invoices.close(books.database, tenant, "2026-09", settings)
+    assert verify(books.database).problems == ()
+    second = (tables.events.c.tenant == tenant) & (tables.events.c.sequence == 2)
+    unguarded(books, "events", update(tables.events).where(second).values(units=30))
+    assert names(books) == {"events", "invoice-lines"}
+
+
+PAGES = {"pages": {"unit": "page"}}
+
+
+def test_credit_that_was_used_twice_or_never_granted_is_named(books: Books, settings: BillSettings) -> None:
+    tenant = books.tenant()
+    given = credits.grant(books.database, tenant, Money(5 * 10**9, "USD"), reason="")
+    invoice = invoices.close(books.database, tenant, "2026-09", settings)
+    assert invoice.credits_nano == -5 * 10**9 and verify(books.database).problems == ()
+    row = books.invoice_row(invoice.number)
+    again = {"id": str(ULID()), "credit": given.id, "invoice": row["id"], "amount_nano": 10**9, "at": 0}
+    books.database.write(lambda c: c.execute(insert(tables.grant_uses).values(again)))
+    assert names(books) == {"credit", "invoice-credits"}
+
+
+def test_what_a_payment_service_says_is_a_part_of_the_verification(closed: Closed) -> None:
+    books, invoice, _ = closed
+
+    class Said:
+        problems = (f"{invoice.number} is not there",)
+
+        def as_dict(self) -> dict[str, Any]:
+            return {"compared": 1}
+
+    found = verify(books.database, Said)
+    assert [problem.name for problem in found.problems] == ["payments"] and found.compared == {"compared": 1}
