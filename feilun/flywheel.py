@@ -46,6 +46,7 @@ from feilun.store.periods import period_of
 from feilun.templates import shipped
 
 if TYPE_CHECKING:
+    from feilun.bill.counterfactual import Replay
     from feilun.bill.forecast import Forecast
     from feilun.bill.invoices import Invoice
     from feilun.bill.margin import Query
@@ -413,6 +414,28 @@ class Flywheel:
         chosen = query if isinstance(query, margin.Query) else margin.Query(period=query)
         return margin.report(self.database, self.bill_settings, chosen)
 
+    def replay(
+        self, period: str, *, plans: Sequence[str] = (), prices: Path | None = None, release: str | None = None
+    ) -> Replay:
+        """A month under other terms or another release, customer by customer; nothing is written.
+
+        Args:
+            plans: ``TENANT=PLAN``, or ``PLAN`` for everybody else.
+            prices: a project file, or its folder, whose plans are to hold.
+            release: ``NAME@DIGITS``, in the place of the releases of that name.
+        """
+        from feilun.bill import counterfactual
+
+        change = counterfactual.Change({}, release=release)
+        if prices is not None:
+            other = projects.load(prices if prices.is_dir() else prices.parent, OTHERS, (), shipped("recipes"))
+            terms = other.others.get("bill", BillSettings())
+            assert isinstance(terms, BillSettings)
+            change = replace(change, prices=terms)
+        for text in plans:
+            change = counterfactual.with_plan(change, text)
+        return counterfactual.replay(self.store, self.bill_settings, period, change)
+
     def forecast(self, name: str | None = None) -> Forecast:
         """The months to come by ``[bill.forecast.NAME]``, the only one by default, from the next month on."""
         from feilun.bill import forecast_measured
@@ -427,6 +450,7 @@ class Flywheel:
             settings,
             core_hour_nano=bill.convert(bill.core_hour, currency).nano,
             fixed_nano=sum(bill.convert(cost, currency).nano for cost in bill.costs.values()),
+            gigabyte_nano=bill.convert(bill.storage_gb_month, currency).nano if bill.storage_gb_month else 0,
         )
         following = periods.period_of(periods.bounds(self.period)[1])
         return forecast(chosen, settings, bill.all_terms(), measured, following)

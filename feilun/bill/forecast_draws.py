@@ -141,7 +141,7 @@ class _Past:
         measured, draws = self._measured, self._settings.draws
         nano_per_ns = measured.core_hour_nano / HOUR_NS
         certain = {
-            "fixed_per_month": (measured.fixed_nano, "[bill.costs]"),
+            "fixed_per_month": (measured.fixed_nano, "[bill.costs], storage"),
             "training_per_month": (measured.training_ns * nano_per_ns, "finished runs"),
             "customers_at_start": (len(measured.customers), "customers that ask"),
         }

@@ -14,7 +14,9 @@ from feilun.bill.forecast_settings import ForecastSettings
 from feilun.bill.shares import allocate
 from feilun.store import tables
 from feilun.store.database import Database, now_us
+from feilun.store.money import half_even
 
+GIGABYTE = 10**9
 DAY_US = 86_400 * 10**6
 LEAST_DAYS = 7  # below that, days are too few to be drawn again, and runs of requests stand in for them
 MOST_PARTS = 200
@@ -22,7 +24,9 @@ NEWEST = 20_000  # requests that are looked at one by one
 SALES = "/v1/products/%"  # downloads are no requests to a model
 
 
-def measure(database: Database, settings: ForecastSettings, *, core_hour_nano: int, fixed_nano: int) -> Measured:
+def measure(
+    database: Database, settings: ForecastSettings, *, core_hour_nano: int, fixed_nano: int, gigabyte_nano: int = 0
+) -> Measured:
     """The newest ``measured_days`` of usage, by the database's clock.
 
     Args:
@@ -30,6 +34,7 @@ def measure(database: Database, settings: ForecastSettings, *, core_hour_nano: i
         settings: of the forecast.
         core_hour_nano: price of one core for an hour.
         fixed_nano: fixed costs of a month.
+        gigabyte_nano: price of a gigabyte (10**9 bytes) stored for a month; what is stored now is taken to stay.
     """
     with database.read() as connection:
         now = now_us(connection)
@@ -51,7 +56,7 @@ def measure(database: Database, settings: ForecastSettings, *, core_hour_nano: i
             parts_are=parts_are,
             customers=_customers(connection, since, now),
             training_ns=_training(connection, since, now),
-            fixed_nano=fixed_nano,
+            fixed_nano=fixed_nano + half_even(_stored_bytes(connection) * gigabyte_nano, GIGABYTE),
             core_hour_nano=core_hour_nano,
         )
 
@@ -141,6 +146,10 @@ def _customers(connection: Connection, since: int, now: int) -> tuple[float, ...
         count * MONTH_DAYS / max(1.0, (now - max(since, created_at)) / DAY_US)
         for _, created_at, count in connection.execute(query)
     )
+
+
+def _stored_bytes(connection: Connection) -> int:
+    return int(connection.execute(select(func.sum(tables.artifacts.c.bytes))).scalar() or 0)
 
 
 def _training(connection: Connection, since: int, now: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from pydantic import ValidationError
+from sqlalchemy import update
 
 from feilun.accounts.tariffs import Tariff, Tier
 from feilun.accounts.terms import Counts, Schedule, Terms
@@ -22,9 +23,10 @@ from feilun.bill.forecast_measured import DAY_US, measure
 from feilun.bill.forecast_prices import revenue_at
 from feilun.bill.forecast_settings import ForecastSettings
 from feilun.bill.forecast_world import MONTH_HOURS, World
-from feilun.bill.shares import half_even
 from feilun.errors import DataError, SettingError
+from feilun.store import tables
 from feilun.store.artifacts import canonical
+from feilun.store.money import half_even
 from feilun.store.periods import bounds
 from tests.bill.books import Books, Use
 
@@ -348,6 +350,9 @@ def test_usage_of_the_past_days_is_measured_and_older_usage_is_not(books: Books)
     assert [part.requests for part in found.parts] == list(range(1, 10))
     assert sum(part.units["tokens"] for part in found.parts) == 900
     assert found.customers == (pytest.approx(45, rel=0.01),)
+    books.database.write(lambda c: c.execute(update(tables.artifacts).values(bytes=3 * 10**9)))
+    stored = measure(books.database, chosen, core_hour_nano=5, fixed_nano=7, gigabyte_nano=2)
+    assert stored.fixed_nano == 7 + 3 * 2
     few = measure(books.database, chosen.model_copy(update={"measured_days": 6}), core_hour_nano=5, fixed_nano=0)
     assert few.parts_are == "runs of requests" and few.requests == sum(part.requests for part in few.parts) == len(
         few.parts
