@@ -19,6 +19,11 @@ class Admission:
         self._most_tokens = most_tokens
         self._most_bytes = most_bytes
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no place is left for a request."""
+        return self.requests >= self._most_requests
+
     @contextmanager
     def permit(self) -> Iterator[None]:
         """A place for one request.
@@ -26,8 +31,8 @@ class Admission:
         Raises:
             UnavailableError: all places are taken.
         """
-        if self.requests >= self._most_requests:
-            raise _full()
+        if self.is_full:
+            raise full()
         self.requests += 1
         try:
             yield
@@ -42,7 +47,7 @@ class Admission:
             UnavailableError: the bodies that are inside take it all.
         """
         if self.bytes + size > self._most_bytes:
-            raise _full()
+            raise full()
         self.bytes += size
         try:
             yield
@@ -57,7 +62,7 @@ class Admission:
             UnavailableError: there is not enough room now.
         """
         if self.tokens and self.tokens + tokens > self._most_tokens:
-            raise _full()
+            raise full()
         self.tokens += tokens
         try:
             yield
@@ -65,7 +70,8 @@ class Admission:
             self.tokens -= tokens
 
 
-def _full() -> UnavailableError:
+def full() -> UnavailableError:
+    """The refusal."""
     return UnavailableError(
         "too many requests are being worked on", retry_after=1, hint="send it again; it was not charged", code="busy"
     )

@@ -90,5 +90,5 @@ def create_app(gateway: Gateway) -> FastAPI:
     metrics.gauge("feilun_tokens_inside", "Tokens waiting or worked on now", lambda: admission.tokens)
     metrics.gauge("feilun_engine_runs", "Runs of the engine", lambda: gateway.answering.batcher.batches)
     metrics.gauge("feilun_release_load_failures", "Releases not loaded", lambda: gateway.shelf.failures)
-    app.add_middleware(Guard, settings=gateway.settings, metrics=gateway.metrics)
+    app.add_middleware(Guard, settings=gateway.settings, metrics=gateway.metrics, admission=admission)
     return app

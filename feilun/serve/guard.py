@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feilun.serve import problems
+from feilun.serve.admission import Admission, full
 from feilun.serve.crash import torn
 from feilun.serve.logs import frames, note
 from feilun.serve.metrics import Metrics
@@ -19,14 +20,16 @@ from feilun.serve.problems import RequestError
 from feilun.serve.settings import GatewaySettings
 
 _PORT = re.compile(rb":\d{1,5}$")
+_ALWAYS = ("/healthz", "/readyz")  # answered however much there is to do
 _OWN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class Guard:
     """Wraps the application; knows nothing of keys (authorisation is the router's)."""
 
-    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: Metrics, admission: Admission) -> None:
         self._app = app
+        self._admission = admission
         self._hosts = {host.lower().encode() for host in settings.hosts}
         self._metrics = metrics
 
@@ -49,10 +52,14 @@ class Guard:
 
         scope.setdefault("state", {})
         try:
-            if self._host_is_known(scope):
-                await self._app(scope, receive, watched)
-            else:
+            if not self._host_is_known(scope):
                 await problems.answer(_forged())(scope, receive, watched)
+            elif self._admission.is_full and scope["path"] not in _ALWAYS:
+                # here, and not only in the routes: what is refused must cost little, or it keeps the rest waiting
+                scope["state"]["code"] = "busy"
+                await problems.answer(full())(scope, receive, watched)
+            else:
+                await self._app(scope, receive, watched)
         except ClientDisconnect:
             status = status or 499  # nobody is there to be answered
         except Exception as error:  # noqa: BLE001 - a bug of ours: its place is logged, its words are not
@@ -69,7 +76,7 @@ class Guard:
         route = getattr(scope.get("route"), "path", "unknown")
         self._metrics.requests.labels(route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        if route in ("/healthz", "/readyz") and status == 200:
+        if route in _ALWAYS and status == 200:
             return
         state: dict[str, Any] = scope["state"]
         told = {
