@@ -19,7 +19,7 @@ from ulid import ULID
 from feilun import datasets
 from feilun.accounts import tenants
 from feilun.accounts.terms import Terms
-from feilun.bill import invoices, masking
+from feilun.bill import invoices, margin, masking
 from feilun.bill.products import Built, build
 from feilun.bill.products_settings import ProductSettings
 from feilun.bill.settings import BillSettings
@@ -400,3 +400,24 @@ def test_a_refused_consent_purpose_and_a_whole_withdrawal(shop: Shop) -> None:
     assert shop.database.write(lambda c: consents.withdraw(c, shop.source, "nobody")) == []
     with shop.database.read() as connection:
         assert not {p for p in consents.in_force(connection, "share") if p == (shop.source, "ann")}
+
+
+def test_no_consent_changes_while_a_sale_looks_at_them(shop: Shop, database_url: str) -> None:
+    """The sale's own transaction, held open here, against a second process that withdraws meanwhile."""
+    with Database(database_url) as other, ThreadPoolExecutor(1) as pool:
+        with shop.database.alone() as sale:
+            consents.hold_still(sale)
+            withdrawal = pool.submit(other.write, lambda c: consents.withdraw(c, shop.source, "eve"))
+            with pytest.raises(TimeoutError):
+                withdrawal.result(timeout=0.5)
+            assert (shop.source, "eve") in consents.in_force(sale, "share")
+        assert withdrawal.result(timeout=20) == ["share"]
+
+
+def test_margin_knows_what_products_earn_and_that_they_took_no_processor_time(shop: Shop) -> None:
+    built = shop.build()
+    shop.buy()
+    report = margin.report(shop.database, BILL, margin.Query(by="release"))
+    row = next(row for row in report.rows if built.artifact.digest in row.name)
+    assert (row.requests, row.serving_nano, row.training_nano) == (1, 0, 0)
+    assert row.revenue_nano == 7 * 2_000_000 + NANO + 1_000
