@@ -80,10 +80,10 @@ def crowd(house: House, bases: list[str], seed: int) -> Iterator[list[Clients]]:
     impatient.ask_again()
 
 
-def random_round(setup: Setup, kills: int, seed: int, **options: Any) -> tuple[list[str], int]:
+def random_round(house: House, kills: int, seed: int, **options: Any) -> tuple[list[str], int]:
     """``kills`` of gateways in turn while two others live; what is broken, and how many answers were read."""
     chance = random.Random(seed)
-    with setup.house() as house, fleet(house, 3, **options) as gateways:
+    with fleet(house, 3, **options) as gateways:
         posted, changes = Posted(house.database), list[str]()
         with crowd(house, gateways.bases, seed) as crowds:
             for number in range(kills):
@@ -98,18 +98,14 @@ def random_round(setup: Setup, kills: int, seed: int, **options: Any) -> tuple[l
                 if number % 5 == 0:
                     changes += posted.changed()
         changes += posted.changed()
-        broken = changes + checks.everything(house, *crowds)
-        lost = crowds[0].lost
-        return broken + ([f"{lost} patient clients were never answered"] if lost else []), sum(
-            len(c.answers) for c in crowds
-        )
+        return _after(house, crowds, changes)
 
 
-def point_round(setup: Setup, point: str, kills: int, seed: int) -> tuple[list[str], int]:
+def point_round(house: House, point: str, kills: int, seed: int) -> tuple[list[str], int]:
     """``kills`` of a gateway at its n-th passage through ``point``, while another lives."""
     chance = random.Random(seed)
-    with setup.house() as house, fleet(house, 1) as gateways:
-        posted, changes, late = Posted(house.database), list[str](), 0
+    with fleet(house, 1) as gateways:
+        posted, changes = Posted(house.database), list[str]()
         with crowd(house, gateways.bases, seed) as crowds:
             for _ in range(kills):
                 doomed = gateways.grow({VARIABLE: f"{point}:{chance.randint(1, 12)}"})
@@ -117,11 +113,13 @@ def point_round(setup: Setup, point: str, kills: int, seed: int) -> tuple[list[s
                     changes.append(f"a gateway ended otherwise than by the crash point {point}")
                 gateways.bury(doomed)
         changes += posted.changed()
-        broken = changes + checks.everything(house, *crowds)
-        late = crowds[0].lost
-        return broken + ([f"{late} patient clients were never answered"] if late else []), sum(
-            len(c.answers) for c in crowds
-        )
+        return _after(house, crowds, changes)
+
+
+def _after(house: House, crowds: list[Clients], changes: list[str]) -> tuple[list[str], int]:
+    """What is broken, and how many answers were read."""
+    lost = [f"{crowds[0].lost} patient clients were never answered"] if crowds[0].lost else []
+    return changes + checks.everything(house, *crowds) + lost, sum(len(c.answers) for c in crowds)
 
 
 @case(1, "kill -9 of the gateway at random instants under 32 clients")
@@ -131,13 +129,15 @@ def random_kills(setup: Setup) -> Count:
     left = setup.kills
     while left > 0:
         kills = min(A_ROUND, left)
-        broken, answered = random_round(setup, kills, setup.seed + left)
+        with setup.house() as house:
+            broken, answered = random_round(house, kills, setup.seed + left)
         count.trial(broken, kills)
         answers += answered
         left -= kills
     count.notes.append(f"{answers} answers were read; a kill may also fall into a gateway's start")
     for bug, words in CONTROLS.items():
-        broken, _ = random_round(setup, 6, setup.seed, planted=bug)
+        with setup.house() as house:
+            broken, _ = random_round(house, 6, setup.seed, planted=bug)
         count.controls[bug] = any(words in b for b in broken)
     return count
 
@@ -155,7 +155,8 @@ def named_kills(setup: Setup) -> Count:
     count = Count()
     each = max(2, setup.kills // 20)
     for number, point in enumerate(POINTS):
-        broken, answers = point_round(setup, point, each, setup.seed + number)
+        with setup.house() as house:
+            broken, answers = point_round(house, point, each, setup.seed + number)
         count.trial([f"{point}: {b}" for b in broken], each)
         count.notes.append(f"{point}: {each} kills, {answers} answers")
     return count

@@ -41,6 +41,7 @@ PLANS = {
     "metered": Terms("USD", unit_nano={"requests": 1_000_000, "tokens": 10}),
     "starter": Terms("USD", 19 * 10**9, {"requests": 5}, {"requests": 800_000}),
     "tens": Terms("USD", unit_nano={"requests": 10**9}),
+    "rows": Terms("USD", unit_nano={"rows": 2_000_000, "downloads": 10**9}),
     "minute": Terms("USD", requests_per_minute=10),
 }
 BILL = BillSettings.model_validate(

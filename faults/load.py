@@ -104,6 +104,8 @@ class Clients:
         connections: dict[str, http.client.HTTPConnection] = {}
         for asked in again:
             self._ask(connections, random.Random(0), asked)
+        for connection in connections.values():
+            connection.close()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serve.house import House, Running, gateway, open_house
+from faults.house import House, Running, gateway, open_house
 
 
 @pytest.fixture(scope="session")

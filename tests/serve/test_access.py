@@ -9,11 +9,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from faults.house import HTTP, PEPPER, PLANS, House, Running, ask, gateway
+from faults.load import until
 from feilun.accounts import keys, tenants
 from feilun.serve.app import create_app, make_gateway
 from feilun.serve.settings import GatewaySettings
-from tests.serve.house import HTTP, PEPPER, PLANS, House, Running, ask, gateway
-from tests.serve.load import until
 
 SIGNED = "/v1/stripe/webhook"  # by its signature, not by a key; in this house there is no Stripe, so it is not found
 PUBLIC = {"/healthz": 200, "/readyz": 200, SIGNED: 404}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.allocation import closing, engine_ns, stop
-from tests.serve.house import open_house, start
-from tests.serve.load import Clients
+from faults.house import open_house, start
+from faults.load import Clients
 
 SEED = 20261122
 

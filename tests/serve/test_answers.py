@@ -10,10 +10,10 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
+from faults.house import CONTEXT, HTTP, LABELS, PEPPER, House, Running, ask, gateway
+from faults.load import broken_invariants
 from feilun.accounts import keys
 from feilun.store import tables
-from tests.serve.house import CONTEXT, HTTP, LABELS, PEPPER, House, Running, ask, gateway
-from tests.serve.load import broken_invariants
 
 
 def entries(house: House, tenant: str) -> int:

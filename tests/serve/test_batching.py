@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from faults.house import WORDS, build_model
 from feilun.errors import UnavailableError
 from feilun.models import openvino
 from feilun.serve.admission import Admission
 from feilun.serve.batching import Batcher, Scored
-from tests.serve.house import WORDS, build_model
 
 
 class Watched:

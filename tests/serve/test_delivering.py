@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from feilun.errors import UnavailableError
 from feilun.serve.delivering import delivering
+from feilun.store import outbox, tables
+from feilun.store.crash import VARIABLE
+from tests.receiver import Receiver
+from tests.serve.house import gateway, open_house
+from tests.serve.load import until
 
 
 class Desk:
@@ -67,3 +76,26 @@ def test_without_an_office_there_is_no_thread() -> None:
     before = threading.active_count()
     with delivering(None):
         assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_killed_behind_sending_the_next_gateway_sends_it_again_under_the_same_id_case_2(
+    kind: str, new_url: Callable[[str], str], tmp_path: Path, receiver: Receiver
+) -> None:
+    bill = {"webhook": {"url": receiver.url, "allow_private": True}}
+    secret = {"FEILUN_WEBHOOK_SECRET": "a secret of twenty-four bytes, or more"}
+    with open_house(new_url(kind), tmp_path) as house:
+        with gateway(house, bill=bill, environment=secret | {VARIABLE: "outbox-send"}) as dying:
+            payload = {"type": "budget.warning", "data": {"tenant": "acme"}}
+            house.database.write(lambda c: outbox.put(c, kind="webhook", id="one", subject="acme", payload=payload))
+            assert dying.process.wait(20) == -signal.SIGKILL
+        table = tables.outbox.c
+        noted = select(table.delivered_at, table.attempts)
+        with house.database.read() as connection:
+            assert connection.execute(noted).one() == (None, 1)
+        house.database.write(lambda c: c.execute(update(tables.outbox).values(due_at=0)) and None)  # the lease is over
+        with gateway(house, bill=bill, environment=secret), house.database.engine.connect() as connection:
+            until(lambda: connection.execute(noted).one()[0] is not None)
+            assert connection.execute(noted).one()[1] == 2
+    assert len(receiver.got) == 2
+    assert len({(headers["webhook-id"], body) for headers, body in receiver.got}) == 1

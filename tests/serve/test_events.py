@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from faults.house import HTTP, PEPPER, House, Running, gateway, open_house
 from feilun.accounts import keys, tenants
 from feilun.store import cloudevents, event_audit
-from tests.serve.house import HTTP, PEPPER, House, Running, gateway, open_house
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"

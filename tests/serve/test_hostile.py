@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.serve.house import HTTP, House, Running, ask, gateway
-from tests.serve.load import until
+from faults.house import HTTP, House, Running, ask, gateway
+from faults.load import until
 
 GOOD = {"model": "reviews", "input": "good film"}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from faults.house import HTTP, PEPPER, PLANS, House, Running, ask, gateway, open_house
+from faults.load import Clients, broken_invariants
 from feilun.errors import SettingError
 from feilun.serve.run import run_gateway
-from tests.serve.house import HTTP, PEPPER, PLANS, House, Running, ask, gateway, open_house
-from tests.serve.load import Clients, broken_invariants
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -10,12 +10,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from faults.house import PEPPER, open_house
 from feilun.accounts.terms import Schedule, Terms
 from feilun.serve.app import create_app, make_gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.store import tables
 from feilun.store.database import now_us
-from tests.serve.house import PEPPER, open_house
 
 OLD, NEW = Terms("USD", unit_nano={"requests": 1_000_000}), Terms("USD", unit_nano={"requests": 3_000_000})
 

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from faults.house import HTTP, PEPPER, House, Running, ask, gateway, open_house
 from feilun.accounts import keys, tenants
 from feilun.bill.products import build
 from feilun.bill.products_settings import ProductSettings
 from feilun.store import audit, consents
-from tests.serve.house import HTTP, PEPPER, House, Running, ask, gateway, open_house
 
 SETTINGS = ProductSettings(source="feedback", licence="consent to share", least=3)
 PRICE = 4 * 2_000_000 + 10**9

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from faults.house import HTTP, House, Running, ask
 from feilun.bill import invoices
 from feilun.bill.settings import BillSettings
 from feilun.errors import ConflictError
 from feilun.serve import bodies
 from feilun.serve.problems import RequestError
-from tests.serve.house import HTTP, House, Running, ask
 
 CORRECTION = {"request": "r", "text": "bad plot", "label": "negative", "contributor": "ann", "consent": ["learn"]}
 TEXT = {"maxLength": bodies.MOST_CHARACTERS, "minLength": 1, "type": "string"}

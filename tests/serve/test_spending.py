@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sqlalchemy import Connection, insert, select
 
+from faults.house import ask, gateway, open_house
+from faults.load import until
 from feilun.models.threads import ENGINE, named
 from feilun.serve import spending as module
 from feilun.serve.batching import Batcher, Scored
@@ -25,8 +27,6 @@ from feilun.serve.spending import Spending, cores
 from feilun.store import gateways, tables
 from feilun.store.database import Database
 from feilun.store.gateways import DAY_US, Sample, Used
-from tests.serve.house import ask, gateway, open_house
-from tests.serve.load import until
 
 MS = 10**6
 

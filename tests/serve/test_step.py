@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from faults.house import House, build_model
 from feilun.errors import StepError
 from feilun.pipeline.kinds import Model, Report
 from feilun.pipeline.steps import Workspace
 from feilun.serve.settings import GENERIC, ServeSettings
 from feilun.serve.step import serve
-from tests.serve.house import House, build_model
 
 
 def workspace(house: House, folder: Path) -> Workspace:

@@ -9,29 +9,10 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from feilun.models import openvino
-from feilun.pipeline.kinds import Model
-from feilun.serve.release import scores_of
+from faults.checks import wrong_answers
+from faults.house import ask, damage, gateway, make_release, open_house
+from faults.load import Clients, broken_invariants, until
 from feilun.store import releases, tables
-from tests.serve.house import House, ask, damage, gateway, make_release, open_house
-from tests.serve.load import Clients, broken_invariants, until
-
-
-def wrong_answers(house: House, answers: list[dict[str, object]]) -> list[str]:
-    """Answers that are not what the model of the release that they name gives to the same texts."""
-    wrong = []
-    engines = {}
-    for answer in answers:
-        digest = str(answer["release"])
-        if digest not in engines:
-            models = map(house.store.get, house.store.get(digest).parents)
-            engines[digest] = openvino.load(next(m for m in models if isinstance(m, Model)).path, threads=1)
-        engine = engines[digest]
-        rows = engine.run(engine.encode(answer["texts"]))
-        expected = [scores_of(engine.labels, list(row)) for row in rows]
-        if [r["scores"] for r in answer["results"]] != expected:
-            wrong.append(str(answer["id"]))
-    return wrong
 
 
 def test_no_answer_comes_from_the_wrong_model_while_releases_are_swapped_case_38(
