@@ -13,17 +13,17 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from feilun.bill import coupons, schedule
-from feilun.bill.event_lines import LEVELS, SUMS, Meter, level_lines, months, stored_lines, sum_lines
+from feilun.bill.event_lines import LEVELS, SUMS, Meter, month_lines, months, stored_lines
 from feilun.bill.history import free_times, segments
 from feilun.bill.invoice import Invoice
 from feilun.bill.plan_history import PlanHistory
 from feilun.bill.queries import Events
-from feilun.bill.rating import Line, Mismatch
+from feilun.bill.rating import Line, Mismatch, Rated
 from feilun.bill.reading import rate_range
 from feilun.bill.schedule import FeeShare, Window
 from feilun.bill.wording import worded
 from feilun.store.money import round_to_minor
-from feilun.store.periods import bounds
+from feilun.store.periods import bounds, period_of
 
 CHARGES = coupons.CHARGES
 
@@ -91,14 +91,18 @@ class Charged:
     rows: int = 0
 
 
-def charge(connection: Connection, known: Known, scope: Scope) -> Charged:
+def charge(connection: Connection, known: Known, scope: Scope, rated: Rated | None = None) -> Charged:
     """Everything of an invoice but taxes and credits, in order.
+
+    Args:
+        rated: lines of usage that were rated otherwise, for what if; those of the ledger where it is left out.
 
     Raises:
         ConflictError: a usage row is missing or was changed, or names terms that are not there.
     """
     free = free_times(known.history)
-    rated = rate_range(connection, known.tenant, known.period, (scope.first, scope.last), free)
+    if rated is None:
+        rated = rate_range(connection, known.tenant, known.period, (scope.first, scope.last), free)
     fees = list(_fees(known, scope)) if scope.all and scope.fees else []
     reported = list(_reported(connection, known, scope)) if scope.all else []
     used = sorted([*rated.lines, *reported], key=lambda line: (line.period, _place(line)))
@@ -146,20 +150,17 @@ def _told(one: FeeShare) -> dict[str, str | int]:
 def _reported(connection: Connection, known: Known, scope: Scope) -> Iterator[Line]:
     """Events that no invoice covers yet, of the month and of earlier ones, and levels of months that are over."""
     currency, last = scope.currency, scope.last_event
-    first = known.covered(known.period, currency) + 1
-    found = {known.period, *months(connection, known.tenant, (first, last), known.month[1])}
+    begins = known.month[0]
+    first = known.covered(period_of(begins - 1), currency) + 1
+    found = {known.period, *months(connection, known.tenant, (first, last), begins)}
     if any(meter.aggregate in LEVELS for meter in known.meters.values()):  # a month that was never closed as a whole
         found |= {invoice.period for invoice in known.earlier if invoice.interim and invoice.period < known.period}
-    for month in sorted(found):
+    for month in sorted(found) if last else ():
         late = month != known.period
+        sums = Events(known.tenant, month, known.covered(month, currency), last, late)
+        levels = sums._replace(covered=known.covered(month, currency, final=True)) if late or known.final else None
         parts = segments(known.history, month)
-        covered = known.covered(month, currency)
-        if last > covered:
-            events = Events(known.tenant, month, covered, last, late)
-            yield from sum_lines(connection, events, parts, known.meters, currency)
-        if late or known.final:
-            levels = Events(known.tenant, month, known.covered(month, currency, final=True), last, late)
-            yield from level_lines(connection, levels, parts[-1], known.meters, currency)
+        yield from month_lines(connection, (sums, levels), parts, known.meters, currency)
     done = [i for i in known.earlier if i.period == known.period and i.currency == currency]
     if known.final and all(invoice.interim or invoice.partial for invoice in done):
         end = segments(known.history, known.period)[-1]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from feilun.bill.events import of_month
+from feilun.bill.events import Total, of_month
 from feilun.bill.history import Segment
 from feilun.bill.queries import Events, event_query, level_query, stored_query
 from feilun.bill.rating import Line, Sums, counted_span, part_line
@@ -33,6 +33,9 @@ class Meter(NamedTuple):
     aggregate: str = "sum"  # one of SUMS or LEVELS
 
 
+Meters = Mapping[str, Meter]
+
+
 def months(connection: Connection, tenant: str, span: tuple[int, int], before: int) -> list[str]:
     """The months, oldest first, of the events of a span of sequences (both included) that happened before a moment."""
     events = tables.events.c
@@ -45,13 +48,32 @@ def months(connection: Connection, tenant: str, span: tuple[int, int], before: i
     return found
 
 
-def sum_lines(
-    connection: Connection, events: Events, segments: Sequence[Segment], meters: Mapping[str, Meter], currency: str
+def month_lines(
+    connection: Connection, of: tuple[Events, Events | None], segments: Sequence[Segment], meters: Meters, currency: str
 ) -> Iterator[Line]:
-    """What a month's events add to its cost, in the segments whose price is in ``currency``."""
+    """What a month's events add to its cost, where the price is in ``currency``.
+
+    Args:
+        of: the events by which sums go on, and those for levels, None while the month still runs: levels are charged
+            once, under the month's last segment, so fewer invoices cover them.
+    """
+    events, levels = of
     aggregates = {meter: rule.aggregate for meter, rule in meters.items()}
-    cuts = [segment.begins for segment in segments]
-    found = of_month(connection, (events.tenant, events.period), events.uptos, aggregates, cuts)
+    place = (events.tenant, events.period)
+    found = of_month(connection, place, events.uptos, aggregates, [segment.begins for segment in segments])
+    yield from _sum_lines(events, found, segments, meters, currency)
+    last = segments[-1].terms
+    charged = [m for m, rule in meters.items() if rule.aggregate in LEVELS and m in last.priced]
+    if levels is None or not charged or last.currency != currency:
+        return
+    if len(segments) > 1 or levels != events:  # else they are found already: one pass over the events is enough
+        found = of_month(connection, place, levels.uptos, aggregates)
+    yield from _level_lines(levels, found, segments[-1], meters)
+
+
+def _sum_lines(
+    events: Events, found: Sequence[Total], segments: Sequence[Segment], meters: Meters, currency: str
+) -> Iterator[Line]:
     counted = {(total.meter, total.begins): total for total in found if total.aggregate in SUMS}
     for meter in sorted({meter for meter, _ in counted}):
         before = after = 0
@@ -66,15 +88,9 @@ def sum_lines(
             before, after = before + earlier, after + now
 
 
-def level_lines(
-    connection: Connection, events: Events, segment: Segment, meters: Mapping[str, Meter], currency: str
-) -> Iterator[Line]:
-    """What a month's levels cost under its last segment, beyond what they cost with the events covered before."""
-    levels = {meter: rule.aggregate for meter, rule in meters.items() if rule.aggregate in LEVELS}
-    if segment.terms.currency != currency or not levels.keys() & set(segment.terms.priced):
-        return
-    for total in of_month(connection, (events.tenant, events.period), events.uptos, levels):
-        if total.meter in levels and total.meter in segment.terms.priced:
+def _level_lines(events: Events, found: Sequence[Total], segment: Segment, meters: Meters) -> Iterator[Line]:
+    for total in found:
+        if total.aggregate in LEVELS and total.meter in segment.terms.priced:
             sums = Sums()
             sums.add(total.meter, segment.terms.parts(total.meter, total.before, total.units))
             yield from _lines(events, segment, (total.meter, meters[total.meter]), sums)
