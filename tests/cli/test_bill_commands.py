@@ -1,4 +1,4 @@
-"""``feilun bill forecast`` and ``feilun bill product`` as people and programs call them."""
+"""``feilun bill`` and its sub-commands, in this process, on a project of plans alone."""
 
 from __future__ import annotations
 
@@ -10,92 +10,91 @@ import pytest
 from typer.testing import CliRunner
 
 from feilun.cli import app
-from feilun.errors import FeilunError
+from feilun.errors import ConflictError, SettingError
 
 PROJECT = """
 [project]
-name = "demo"
+name = "shop"
 
 [bill]
-costs = { rent = "20 USD" }
+seller = { name = "Shop GmbH", country = "DE" }
 
-[bill.plans.starter]
-monthly = "19 USD"
-included = { requests = 1000 }
-overage = { requests = "0.001 USD", rows = "0.01 USD" }
+[bill.plans.small]
+monthly = "20.00 USD"
 
-[bill.forecast.launch]
-plans = "starter"
-months = 6
-new_customers_per_month = { low = 1, likely = 3, high = 8 }
-churn_percent = 4
-requests_per_customer = 1500
-tokens_per_request = 20
-cost_per_request = "0.0001 USD"
-cost_per_token = "0.000001 USD"
-more_per_request = { rows = 0 }
-upfront_cost = "100 USD"
-draws = 500
+[bill.plans.large]
+monthly = "50.00 USD"
 
-[bill.products.words]
-source = "feedback"
-licence = "consent to share"
+[bill.coupons.TENTH]
+percent_off = "10"
+
+[bill.tax]
+rates = [{ country = "DE", name = "VAT", percent = "19" }]
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "feilun.toml").write_text(PROJECT)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)
+    for name in ("FEILUN_HOME", "FEILUN_DATABASE_URL", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def run(project: Path, *arguments: str) -> Any:
-    return CliRunner().invoke(app, ["bill", *arguments, "--project", str(project)], catch_exceptions=False)
+def feilun(*arguments: str, code: int = 0) -> Any:
+    """What a command prints with --json."""
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
 
 
-def test_a_forecast_is_a_table_for_people_json_for_programs_and_a_picture(project: Path) -> None:
-    told = run(project, "forecast", "--plot", str(project / "launch.svg")).stdout
-    assert "launch: median [5 %, 95 %] of 500 draws, USD" in told and "what the margin depends on" in told
-    assert (project / "launch.svg").read_bytes().startswith(b"<?xml")
-    done = json.loads(run(project, "forecast", "launch", "--json").stdout)
-    assert (done["currency"], done["draws"], len(done["months"])) == ("USD", 500, 6)
-    assert done["settings"]["months"] == 6 and done["months"][0]["cost_nano"]["p50"] > 20 * 10**9  # the rent is in it
+def test_from_a_customer_to_a_paid_and_a_corrected_invoice() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    assert feilun("bill", "profile", "acme", "--name", "Acme", "--country", "DE") == {"name": "Acme", "country": "DE"}
+    assert feilun("bill", "coupon", "acme", "TENTH")[0]["off"] == "10%"
+    (credit,) = feilun("bill", "credit", "acme", "5.00 USD", "--expires", "2999-01-01", "--reason", "welcome")
+    assert (credit["left"], credit["reason"]) == ("5.00 USD", "welcome")
+    (invoice,) = feilun("bill", "close", "--now")["invoices"]
+    assert [line["kind"] for line in invoice["lines"]] == ["fee", "discount", "tax", "credit"]
+    assert (invoice["total"], invoice["due_nano"]) == ("21.42 USD", 16_420_000_000)
+    assert feilun("bill", "credit", "acme")[0]["left"] == "0.00 USD"
+    note = feilun("bill", "note", invoice["number"], "--reason", "a gift")
+    assert (note["number"], note["total"], note["reason"]) == ("CN-000001", "-21.42 USD", "a gift")
+    checked = feilun("bill", "verify")
+    assert (checked["holds"], checked["invoices"], checked["credit_notes"]) == (True, 1, 1)
 
 
-def test_an_assumption_can_be_changed_for_once(project: Path) -> None:
-    change = "bill.forecast.launch.new_customers_per_month=5"
-    done = json.loads(run(project, "forecast", "--set", change, "--json").stdout)
-    assert done["months"][0]["customers"] == {"p5": 5, "p50": 5, "p95": 5}
+def test_an_upgrade_is_prorated_on_the_next_invoice() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    feilun("bill", "close", "--now")
+    assert feilun("bill", "plan", "acme", "large")["plan"] == "large"
+    drafts = feilun("bill", "--tenant", "acme")["invoices"]
+    assert [line["kind"] for line in drafts[-1]["lines"]] == ["unused", "fee", "tax"]
+    assert len(drafts) == 2 and drafts[-1]["number"] == "DRAFT" and drafts[-1]["state"] == "draft"
 
 
-def test_what_cannot_be_forecast_is_said_in_three_lines(project: Path) -> None:
-    with pytest.raises(FeilunError, match="there is no") as unknown:
-        run(project, "forecast", "lunch")
-    assert unknown.value.hint == "did you mean 'launch'?"
-    with pytest.raises(FeilunError, match="cannot be measured"):
-        run(project, "forecast", "--set", "bill.forecast.launch.tokens_per_request=measured")
+def test_the_last_month_is_closed_where_none_is_named_and_mistakes_are_said() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    closed = feilun("bill", "close")
+    assert closed["invoices"] == [] and closed["period"] < feilun("bill", "close", "--now")["period"]
+    with pytest.raises(SettingError, match="no plan 'lrge'"):
+        feilun("bill", "plan", "acme", "lrge")
+    with pytest.raises(SettingError, match="is not a day"):
+        feilun("bill", "credit", "acme", "5 USD", "--expires", "soon")
+    feilun("bill", "coupon", "acme", "TENTH")
+    with pytest.raises(ConflictError, match="redeemed before"):
+        feilun("bill", "coupon", "acme", "TENTH")
 
 
-def test_a_product_without_people_is_not_built_and_nothing_is_for_sale(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FEILUN_PEPPER", "p" * 64)
-    with pytest.raises(FeilunError, match="0 people let their words be shared"):
-        run(project, "product", "build")
-    CliRunner().invoke(app, ["tenant", "add", "acme", "--plan", "starter", "--project", str(project)])
-    assert json.loads(run(project, "product", "list", "--tenant", "acme", "--json").stdout) == []
-    with pytest.raises(FeilunError, match="no such product"):
-        run(project, "product", "sell", "words", "--tenant", "acme", "--out", str(project / "words.csv"))
-    assert not (project / "words.csv").exists()
+@pytest.mark.parametrize("command", ["close", "verify", "note", "credit", "coupon", "profile", "plan"])
+def test_each_sub_command_explains_itself_and_shows_a_table_without_json(command: str) -> None:
+    done = CliRunner().invoke(app, ["bill", command, "--help"])
+    assert done.exit_code == 0 and "--json" in done.stdout
 
 
-def test_consent_is_recorded_and_withdrawn_by_purpose(project: Path) -> None:
-    def feedback(*arguments: str) -> Any:
-        where = ["--tenant", "acme", "--project", str(project), "--json"]
-        return json.loads(CliRunner().invoke(app, ["feedback", *arguments, *where], catch_exceptions=False).stdout)
-
-    CliRunner().invoke(app, ["tenant", "add", "acme", "--plan", "starter", "--project", str(project)])
-    assert feedback("consent", "ann", "--purpose", "share")["share"] is True
-    with pytest.raises(FeilunError, match="not a purpose"):
-        feedback("consent", "ann", "--purpose", "sell")
-    assert feedback("withdraw", "ann") == {"tenant": "acme", "contributor": "ann", "share": False}
+def test_tables_for_people() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    commands = (["credit", "acme", "5 USD"], ["coupon", "acme"], ["profile", "acme", "--name", "Acme"])
+    for command in (*commands, ["close", "--now"], ["note", "INV-000001"], ["verify"], ["plan", "acme", "large"]):
+        done = CliRunner().invoke(app, ["bill", *command], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
