@@ -421,17 +421,14 @@ class Flywheel:
 
         Args:
             plans: ``TENANT=PLAN``, or ``PLAN`` for everybody else.
-            prices: a project file, or its folder, whose plans are to hold.
+            prices: a project file whose plans are to hold.
             release: ``NAME@DIGITS``, in the place of the releases of that name.
         """
         from feilun.bill import counterfactual
 
         change = counterfactual.Change({}, release=release)
         if prices is not None:
-            other = projects.load(prices if prices.is_dir() else prices.parent, OTHERS, (), shipped("recipes"))
-            terms = other.others.get("bill", BillSettings())
-            assert isinstance(terms, BillSettings)
-            change = replace(change, prices=terms)
+            change = replace(change, prices=counterfactual.prices_of(prices))
         for text in plans:
             change = counterfactual.with_plan(change, text)
         return counterfactual.replay(self.store, self.bill_settings, period, change)

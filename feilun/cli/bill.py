@@ -18,6 +18,7 @@ from feilun.cli import (
     bill_forecast,
     bill_margin,
     bill_product,
+    bill_replay,
     bill_show,
 )
 from feilun.cli.options import HERE, Json, Root, open_wheel
@@ -43,6 +44,7 @@ app.command("show")(bill_show.show)
 app.add_typer(bill_events.app, name="events")
 app.command("forecast")(bill_forecast.forecast)
 app.command("margin")(bill_margin.margin)
+app.command("replay")(bill_replay.replay)
 app.add_typer(bill_product.app, name="product")
 
 

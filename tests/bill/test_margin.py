@@ -325,6 +325,7 @@ def test_a_report_is_drawn(books: Books, tmp_path: Path) -> None:
             inputs=st.integers(1, 4),
             tokens=st.integers(0, 500),
             compute_ns=st.integers(0, 10**12),
+            more=st.just(()),
         ),
         max_size=8,
     ),
