@@ -14,6 +14,8 @@ from sqlalchemy import update
 from starlette.requests import Request
 
 from feilun.accounts.terms import Schedule
+from feilun.bill.office import Office
+from feilun.bill.settings import BillSettings
 from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
@@ -149,9 +151,13 @@ def plant(bug: str | None) -> None:
 
 
 def run(told: dict[str, Any]) -> None:
-    """Answer until told to stop: ``url``, ``artifacts``, ``port`` and ``options`` (of GatewaySettings, or planted)."""
+    """Answer until told to stop: ``url``, ``artifacts``, ``port`` and ``options`` (of GatewaySettings, or planted).
+
+    The option ``bill`` is a section ``[bill]``, whose office then delivers.
+    """
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
     plant(options.pop("planted", None))
+    bill = options.pop("bill", None)
     run_gateway(
         told["url"],
         Path(told["artifacts"]),
@@ -159,6 +165,7 @@ def run(told: dict[str, Any]) -> None:
         plans={name: Schedule.always(terms) for name, terms in PLANS.items()},
         port=told["port"],
         settings=GatewaySettings(**options),
+        office_factory=None if bill is None else lambda store: Office(store, BillSettings.model_validate(bill)),
     )
 
 

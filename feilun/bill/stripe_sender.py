@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 20.0
 KEYS_KEPT_US = 20 * 3600 * 10**6  # Stripe keeps idempotency keys for 24 hours at the least
+NOTHING_DUE = "nothing-due"  # the receipt of what Stripe need not know of
 KEYS = 5  # that are tried for one call whose failure Stripe repeats
 MOST_LINES = 200  # Stripe takes 250 for each invoice; a longer one is sent as one line that names ours
 
@@ -126,7 +127,7 @@ class StripeSender:
 
         invoice = invoices.get(database, str(parcel.payload["number"]))
         if invoice.due_nano <= 0:
-            return "nothing-due"
+            return NOTHING_DUE
         customer = self._customer_of(database, invoice.tenant)
         made = self._draft(parcel, invoice, customer)
         if made.status == "draft":
@@ -189,17 +190,23 @@ class StripeSender:
             raise NotDelivered(f"Stripe does not have {note.invoice} yet")
         amount = minor(abs(note.total_nano), note.currency)
         if not made.startswith("in_") or amount == 0:
-            return "nothing-due"
-        invoice = self._stripe.v1.invoices.retrieve(made)
-        told: Any = {"invoice": made, "memo": number, "metadata": {"feilun_credit_note": number}, "amount": amount}
-        if invoice.status == "paid":
-            told[_GIVES_BACK[self._settings.credit_paid]] = amount
+            return NOTHING_DUE
         credit_notes = self._stripe.v1.credit_notes
 
         def find() -> Any | None:
             there = credit_notes.list({"invoice": made, "limit": 100}).auto_paging_iter()
             return _ours(there, "feilun_credit_note", number)
 
+        invoice = self._stripe.v1.invoices.retrieve(made)
+        left = invoice.total - credited(invoice)  # what prepaid credit paid was never due there
+        if left < amount and (found := find()) is not None:
+            return str(found.id)
+        amount = min(amount, left)
+        if amount <= 0:
+            return NOTHING_DUE
+        told: Any = {"invoice": made, "memo": number, "metadata": {"feilun_credit_note": number}, "amount": amount}
+        if invoice.status == "paid":
+            told[_GIVES_BACK[self._settings.credit_paid]] = amount
         return str(_make(parcel, "credit-note", lambda options: credit_notes.create(told, options), find).id)
 
     def _meter(self, database: Database, parcel: Parcel) -> str:
@@ -288,6 +295,13 @@ def shown_lines(invoice: Invoice) -> list[tuple[str, str, int]]:
         return lines
     whole = format_money(invoice.due_nano, invoice.currency)
     return [("all", f"{invoice.number}, {len(lines)} lines: {whole}", minor(invoice.due_nano, invoice.currency))]
+
+
+def credited(invoice: Any) -> int:
+    """What credit notes at Stripe took off an invoice, in minor units."""
+    said = invoice.to_dict()
+    names = ("pre_payment_credit_notes_amount", "post_payment_credit_notes_amount")
+    return sum(int(said.get(name) or 0) for name in names)
 
 
 def old(parcel: Parcel) -> bool:

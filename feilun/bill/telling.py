@@ -54,8 +54,8 @@ def tell_credit_note(connection: Connection, settings: BillSettings, tenant: str
 def tell_customer(connection: Connection, tenant: str) -> None:
     """Let Stripe know the customer, as its newest profile says; once for each profile."""
     profiles = tables.profiles.c
-    newest = select(profiles.id).where(profiles.tenant == tenant).order_by(profiles.id.desc()).limit(1)
-    profile = connection.execute(newest).scalar()
+    newest = select(profiles.id).where(profiles.tenant == tenant).order_by(profiles.at.desc(), profiles.id.desc())
+    profile = connection.execute(newest.limit(1)).scalar()
     identity = outbox.identity(CUSTOMER, tenant, profile or "")
     payload = {"tenant": tenant, "profile": profile}
     outbox.put(connection, kind=CUSTOMER, id=identity, subject=stripe_subject(tenant), payload=payload)

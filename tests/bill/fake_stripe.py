@@ -164,6 +164,10 @@ class Memory:
         backs = [int(told[n]) for n in ("out_of_band_amount", "refund_amount", "credit_amount") if n in told]
         if (invoice["status"] == "paid") != bool(backs) or (backs and sum(backs) != int(told["amount"])):
             raise RefusedError(400, "where a paid invoice's credit goes has to be said", param="amount")
+        field = f"{'post' if backs else 'pre'}_payment_credit_notes_amount"
+        invoice[field] = invoice.get(field, 0) + int(told["amount"])
+        if invoice[field] > invoice["total"]:
+            raise RefusedError(400, "that is more than is left", param="amount")
         return self._keep("cn", "credit_note", **told)
 
     def _meter_events(self, told: dict[str, Any]) -> dict[str, Any]:

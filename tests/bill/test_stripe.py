@@ -308,6 +308,17 @@ def test_a_credit_note_is_at_stripe_once_behind_its_invoice(
     )
 
 
+def test_a_credit_note_takes_off_at_stripe_what_was_due_there(database: Database, stripe: FakeStripe) -> None:
+    settings = told(stripe)
+    closed = desk.close(database, settings, "acme", AMOUNTS)
+    for amount in (2400 * CENT, 100 * CENT, 100 * CENT):
+        desk.credit(database, settings, closed, amount)
+    stripe.plan = [None] * 7 + ["drop-after", None, "drop-after"]
+    desk.deliver_all(database, [sender(settings)])
+    assert [note["amount"] for note in of(stripe, "credit_note")] == ["2400", "9"]
+    assert [r.receipt for r in desk.rows(database, "stripe.credit_note")][2] == "nothing-due"
+
+
 def test_a_new_profile_changes_the_customer_at_stripe(database: Database, stripe: FakeStripe) -> None:
     settings = told(stripe)
     desk.close(database, settings, "acme", AMOUNTS)

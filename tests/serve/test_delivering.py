@@ -1,4 +1,4 @@
-"""A gateway sends what the outbox has, and nothing that goes wrong there touches its answers."""
+"""A gateway sends what the outbox has, and nothing that goes wrong there touches its answers (RELIABILITY 2)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
+from faults.house import House, gateway, open_house
+from faults.load import until
 from feilun.errors import UnavailableError
 from feilun.serve.delivering import delivering
 from feilun.store import outbox, tables
 from feilun.store.crash import VARIABLE
-from tests.receiver import Receiver
-from tests.serve.house import gateway, open_house
-from tests.serve.load import until
+from tests.receiver import Receiver, listening
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with listening() as somebody:
+        yield somebody
 
 
 class Desk:
@@ -89,13 +95,16 @@ def test_killed_behind_sending_the_next_gateway_sends_it_again_under_the_same_id
             payload = {"type": "budget.warning", "data": {"tenant": "acme"}}
             house.database.write(lambda c: outbox.put(c, kind="webhook", id="one", subject="acme", payload=payload))
             assert dying.process.wait(20) == -signal.SIGKILL
-        table = tables.outbox.c
-        noted = select(table.delivered_at, table.attempts)
-        with house.database.read() as connection:
-            assert connection.execute(noted).one() == (None, 1)
+        assert noted(house) == (None, 1)
         house.database.write(lambda c: c.execute(update(tables.outbox).values(due_at=0)) and None)  # the lease is over
-        with gateway(house, bill=bill, environment=secret), house.database.engine.connect() as connection:
-            until(lambda: connection.execute(noted).one()[0] is not None)
-            assert connection.execute(noted).one()[1] == 2
+        with gateway(house, bill=bill, environment=secret):
+            until(lambda: noted(house)[0] is not None)
+        assert noted(house)[1] == 2
     assert len(receiver.got) == 2
     assert len({(headers["webhook-id"], body) for headers, body in receiver.got}) == 1
+
+
+def noted(house: House) -> Any:
+    """When the only row was delivered, and how many attempts there were."""
+    with house.database.read() as connection:
+        return tuple(connection.execute(select(tables.outbox.c.delivered_at, tables.outbox.c.attempts)).one())
