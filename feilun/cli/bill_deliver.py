@@ -1,4 +1,4 @@
-"""``feilun bill deliver`` and ``feilun bill outbox``: what goes out to customers' webhooks and to Stripe."""
+"""``feilun bill deliver``, ``outbox`` and ``payments``: what goes out, and what Stripe told of it."""
 
 from __future__ import annotations
 
@@ -75,6 +75,18 @@ def outbox(
         return
     _table(rows)
     say(", ".join(f"{n} {state}" for state, n in counted.items()))
+
+
+def payments(project: Root = HERE, json: Json = False) -> None:
+    """What Stripe told of each invoice: open, failed, uncollectible, void or paid."""
+    from feilun.bill.stripe_inbox import payment_states
+
+    with open_wheel(project) as wheel, wheel.database.read() as connection:
+        states = payment_states(connection)
+    if json:
+        print_json({"payments": states})
+    else:
+        print_table("payments", ["invoice", "state"], [[number, state] for number, state in states.items()])
 
 
 def _report(wheel: Flywheel, arrived: int, json: bool) -> None:
