@@ -44,7 +44,7 @@ def draw(report: Report, file: Path) -> None:
     axes.set_xticks(places, names, rotation=45 if len(rows) > 6 else 0, ha="right" if len(rows) > 6 else "center")
     axes.set_ylabel(report.currency)
     axes.set_title(f"Margin by {report.by}, {report.window.period or 'all time'}")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     with mpl.rc_context({"svg.hashsalt": "feilun", "svg.fonttype": "none"}):
         figure.savefig(file, dpi=144, metadata={"Date": None} if file.suffix == ".svg" else None)

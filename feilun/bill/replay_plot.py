@@ -52,7 +52,7 @@ def draw(replay: Replay, file: Path) -> None:
     axes.set_xticks(places, names, rotation=45 if len(names) > 6 else 0, ha="right" if len(names) > 6 else "center")
     axes.set_ylabel(replay.currency)
     axes.set_title(f"{replay.period} replayed")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     with mpl.rc_context({"svg.hashsalt": "feilun", "svg.fonttype": "none"}):
         figure.savefig(file, dpi=144, metadata={"Date": None} if file.suffix == ".svg" else None)
