@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import Connection, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
 
 from feilun.accounts.terms import METERS, Counts, Terms
 from feilun.bill.queries import units_sql
@@ -55,13 +54,6 @@ def rate_range(
         before = {m: _before(connection, tenant, first, m, priced) for m in _months(earliest, latest)}
     rows = _chained(connection, tenant, first, last)
     return rate(rows, terms, before, tenant, period, trial=trial, dialect=connection.dialect.name)
-
-
-def keep_terms(connection: Connection, terms: Terms, at: int) -> None:
-    """Store the terms behind a price version, if they are not there yet."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    row = {"version": terms.version, "terms": terms.as_json(), "at": at}
-    connection.execute(insert(tables.prices).values(row).on_conflict_do_nothing())
 
 
 def _chained(connection: Connection, tenant: str, first: int, last: int) -> Iterator[UsageRow]:

@@ -13,8 +13,6 @@ from feilun.store.money import round_to_minor
 if TYPE_CHECKING:
     from feilun.bill.settings import TaxSettings
 
-REVERSE_NOTE = "Reverse charge: the customer accounts for the tax"
-
 
 def account(country: str) -> str:
     """The account of what is owed to a country's tax office."""

@@ -173,10 +173,9 @@ def _again(connection: Connection, invoice: Invoice, earlier: tuple[Invoice, ...
         earlier=earlier,
         coupons=tuple(coupons_of(connection, invoice.tenant, invoice.at)),
     )
-    of_month = ("fee", "unused", "minimum", "trial")
-    fees_charged = any(line.kind in of_month for line in invoice.lines)
-    last_of = invoice.last_event or 0
-    scope = Scope(invoice.currency, *span, last_of, fees_charged, all=not invoice.partial)
+    own = [line for line in invoice.lines if line.period == invoice.period]
+    due = any(line.kind in ("fee", "unused", "minimum") or "part" in line.words for line in own)
+    scope = Scope(invoice.currency, *span, invoice.last_event or 0, due, all=not invoice.partial)
     return charge(connection, known, scope)
 
 
