@@ -46,7 +46,7 @@ def credit(
 
 def coupon(
     tenant: Customer,
-    code: Annotated[str | None, typer.Argument(help="One of [bill.coupons]. Without it: what was redeemed.")] = None,
+    code: Annotated[str | None, typer.Argument(help="A coupon of the project file (bill.coupons). Without it: what was redeemed.")] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:
@@ -95,7 +95,7 @@ def profile(
 
 def plan(
     tenant: Customer,
-    plan: Annotated[str, typer.Argument(help="One of [bill.plans].")],
+    plan: Annotated[str, typer.Argument(help="A plan of the project file (bill.plans).")],
     project: Root = HERE,
     json: Json = False,
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    period: Annotated[str, typer.Option(help="The month, UTC: 2026-11.")],
+    period: Annotated[str | None, typer.Option(help="A month, UTC: 2026-11. This one by default.")] = None,
     plan: Annotated[list[str] | None, typer.Option(help="TENANT=PLAN, or PLAN for everybody (repeatable).")] = None,
     prices: Annotated[Path | None, typer.Option(help="The project file whose plans are to hold.")] = None,
     release: Annotated[str | None, typer.Option(help="NAME@DIGITS in the place of those of its name.")] = None,
@@ -26,7 +26,7 @@ def replay(
 ) -> None:
     """What each customer would have paid, cost and got; nothing is written."""
     with open_wheel(project) as wheel:
-        found = wheel.replay(period, plans=plan or [], prices=prices, release=release)
+        found = wheel.replay(period or wheel.period, plans=plan or [], prices=prices, release=release)
     if plot:
         from feilun.bill.replay_plot import draw
 

@@ -20,7 +20,7 @@ app = typer.Typer(help="Customers and their plans.", no_args_is_help=True)
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="a-z, 0-9 and hyphens.")],
-    plan: Annotated[str, typer.Option(help="One of [bill.plans] in the project file.")],
+    plan: Annotated[str, typer.Option(help="A plan of the project file (bill.plans).")],
     project: Root = HERE,
     json: Json = False,
 ) -> None:
@@ -36,7 +36,7 @@ def add(
 @app.command()
 def change(
     name: Annotated[str, typer.Argument(help="The customer.")],
-    plan: Annotated[str | None, typer.Option(help="Another of [bill.plans], from the next request on.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Another plan of the project file, from the next request on.")] = None,
     budget: Annotated[str | None, typer.Option(help='What a month may cost: "100 USD", or "none".')] = None,
     project: Root = HERE,
     json: Json = False,
