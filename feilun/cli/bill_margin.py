@@ -70,7 +70,7 @@ def show(report: Report) -> None:
         if nano:
             say(f"  in no row: {name.replace('_', ' ')} {format_about(nano, currency)}")
     if report.not_invoiced:
-        say(f"  {report.not_invoiced} customers have no final invoice of the month: their fees are not in it yet")
+        say(f"  without fees yet, because the month is not closed for them: {report.not_invoiced} customers")
 
 
 def _short(name: str) -> str:

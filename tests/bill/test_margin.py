@@ -15,13 +15,14 @@ from sqlalchemy import insert, select
 from ulid import ULID
 
 from feilun.accounts.terms import Terms
-from feilun.bill import invoices, margin_plot
+from feilun.bill import credit_notes, invoices, margin_plot
 from feilun.bill.costs import HOUR_NS
 from feilun.bill.margin import COSTS, GROUPS, Query, Report, Row, asked, report
 from feilun.bill.settings import BillSettings
 from feilun.errors import SettingError
 from feilun.store import tables
 from feilun.store.money import Money, format_money
+from feilun.store.periods import period_of
 from tests.bill.books import Books, Use, at
 
 FIRST, SECOND, UNUSED = "1" * 64, "2" * 64, "3" * 64
@@ -137,6 +138,25 @@ def test_revenue_is_what_invoices_charge_without_taxes_and_however_much_is_close
     assert fees[""].revenue_nano >= 19 * 10**9 and fees[""].requests == 0
     by_day = report(books.database, settings, replace(SEPTEMBER, by="day"))
     assert len(by_day.rows) == 30 and by_day.total.revenue_nano == invoice.total_nano
+
+
+def test_trials_minimums_taxes_and_credit_notes_are_in_the_revenue_or_out_of_it(books: Books) -> None:
+    plan = {"overage": {"requests": "0.013 USD"}, "minimum": "4.00 USD"}
+    tax = {"rates": [{"country": "DE", "name": "VAT", "percent": "19"}]}
+    settings = priced(plans={"paid": plan, "trial": plan | {"trial_days": 400}}, tax=tax, seller={"country": "DE"})
+    lineage(books, {})
+    for plan_name, revenue in (("paid", 4 * 10**9), ("trial", 0)):
+        tenant = books.tenant(plan_name)
+        books.use(tenant, [Use(at("2026-09-02"), FIRST)] * 7, settings.terms(plan_name), plan_name)
+        invoice = invoices.close(books.database, tenant, "2026-09", settings)
+        net = sum(line.amount_nano for line in invoice.lines if line.kind != "tax")
+        mine = Query(period="2026-09", tenant=tenant)
+        assert report(books.database, settings, mine).total.revenue_nano == net == revenue
+        if revenue:
+            note = credit_notes.issue(books.database, invoice.number, settings, reason="a gift")
+            this_month = Query(period=period_of(note.at), tenant=tenant)
+            assert report(books.database, settings, this_month).total.revenue_nano == -revenue
+            assert report(books.database, settings, Query(tenant=tenant)).total.revenue_nano == 0
 
 
 def test_requests_outside_the_window_bear_their_share_of_training(books: Books) -> None:
