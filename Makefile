@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo bench test check clean
+.PHONY: demo bench faults test check clean
 
 # One whole turn of the wheel on real data; see README.
 demo: $(READY)
@@ -12,6 +12,10 @@ demo: $(READY)
 NAME ?= bill
 bench: $(READY)
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+# make faults ARGS="--only 1 --kills 40": break it, count what survived, write build/faults/*.json; python -m faults --help.
+faults: $(READY)
+	$(BIN)/python -m faults $(ARGS)
 
 test: check
 	$(BIN)/pytest $(ARGS)

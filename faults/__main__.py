@@ -1,8 +1,8 @@
 """``python -m faults``: run the cases, write build/faults/*.json, print one table.
 
-    python -m faults                        every case on SQLite and PostgreSQL
-    python -m faults --only 1 --kills 40    one case
-    python -m faults --quick                a few trials of each
+python -m faults                        every case on SQLite and PostgreSQL
+python -m faults --only 1 --kills 40    one case
+python -m faults --quick                a few trials of each
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import faults.clocks  # each enters its cases
 import faults.crashes
 import faults.limits
 import faults.outages
+import faults.payments
 import faults.repeats
 import faults.storage  # noqa: F401
 from faults import postgres

@@ -47,7 +47,7 @@ MOMENTS = {
 
 @contextmanager
 def clocked(setup: Setup, shim: Shim) -> Iterator[Setup]:
-    """Gateways (SQLite) or PostgreSQL live by the shim's clock. PostgreSQL's gateways are five days ahead: no matter."""
+    """Gateways (SQLite) or PostgreSQL live by the shim's clock. Its gateways are five days ahead: no matter."""
     zone = {"TZ": ZONE}
     if setup.database == "sqlite":
         with Nursery({**shim.environment, **zone}) as nursery:
@@ -75,7 +75,9 @@ def clocks(setup: Setup) -> Count:
                 for hours in (2, -2):
                     count.trial([f"{hours:+d} h: {words}" for words in _jump(inside, shim, hours)])
                 for hours in (2, -2):
-                    count.trial([f"{hours:+d} h with a dead holder: {words}" for words in _abandon(inside, shim, hours)])
+                    count.trial(
+                        [f"{hours:+d} h with a dead holder: {words}" for words in _abandon(inside, shim, hours)]
+                    )
             if setup.database == "postgresql":  # SQLite's clock is the gateway's own
                 late = _pass(inside, shim, MOMENTS["midnight"], planted="own-clock")
                 count.controls["own-clock"] = any("us off" in words for words in late)
@@ -146,7 +148,9 @@ def _rows(house: House) -> list[Any]:
 
 
 def _order(rows: list[Any]) -> list[str]:
-    return [f"{b.request} is earlier than {a.request}" for a, b in pairwise(rows) if a.tenant == b.tenant and b.at < a.at]
+    return [
+        f"{b.request} is earlier than {a.request}" for a, b in pairwise(rows) if a.tenant == b.tenant and b.at < a.at
+    ]
 
 
 def _counted(house: House, rows: list[Any]) -> list[str]:

@@ -56,18 +56,20 @@ class Setup:
         return quick if self.quick else full
 
     @contextmanager
-    def house(self, nursery: Nursery | None = None, folder: Path | None = None) -> Iterator[House]:
-        """A new database with one release, and a tenant."""
+    def place(self) -> Iterator[tuple[str, Path]]:
+        """The URL of a new, empty database, and a folder."""
         with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as temporary:
-            place = folder or Path(temporary)
-            if self.server is None:
-                url = f"sqlite:///{place}/{uuid4().hex}.db"
-            else:
-                url = self.server.create()
-            with open_house(url, place, nursery or self.nursery) as house:
-                yield house
+            place = Path(temporary)
+            url = self.server.create() if self.server else f"sqlite:///{place}/{uuid4().hex}.db"
+            yield url, place
             if self.server is not None and self.server.alive:
                 self.server.drop(url)
+
+    @contextmanager
+    def house(self, nursery: Nursery | None = None) -> Iterator[House]:
+        """A new database with one release, and a tenant."""
+        with self.place() as (url, folder), open_house(url, folder, nursery or self.nursery) as house:
+            yield house
 
 
 Run = Callable[[Setup], Count]

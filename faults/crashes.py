@@ -1,26 +1,32 @@
-"""kill -9 of the gateway: at random instants, at named points, and several gateways on one database (cases 1, 2, 13)."""
+"""kill -9 of the gateway: at random instants, at named points, and several on one database (cases 1, 2, 13)."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from sqlalchemy import Connection, select, update
 
 from faults import checks
 from faults.counting import Count, Setup, case
-from faults.house import House, Running, start, wait_until_ready
-from faults.load import Clients, Posted
+from faults.house import House, Running, gateway, start, wait_until_ready
+from faults.load import Clients, Posted, until
 from feilun.serve.crash import POINTS
+from feilun.store import outbox, tables
 from feilun.store.crash import VARIABLE
+from tests.receiver import listening
 
 CLIENTS = 32
 IMPATIENT = 4  # of them: these give up at the first broken connection
 A_ROUND = 25  # kills on one database before everything is checked
-LEASE = {"lease_s": 1.0}
+LEASE: dict[str, Any] = {"lease_s": 1.0}
 TENANTS = {"globex": "starter", "initech": "metered"}
 
 
@@ -67,7 +73,7 @@ def fleet(house: House, size: int, **options: Any) -> Iterator[Fleet]:
 
 @contextmanager
 def crowd(house: House, bases: list[str], seed: int) -> Iterator[list[Clients]]:
-    """32 clients of three tenants at work, some of them without patience; what these gave up is asked for at the end."""
+    """32 clients of three tenants at work, some of them without patience; what they gave up is asked for at the end."""
     for name, plan in TENANTS.items():
         if name not in house.tokens:
             house.tenant(name, plan=plan)
@@ -159,7 +165,39 @@ def named_kills(setup: Setup) -> Count:
             broken, answers = point_round(house, point, each, setup.seed + number)
         count.trial([f"{point}: {b}" for b in broken], each)
         count.notes.append(f"{point}: {each} kills, {answers} answers")
+    with setup.house() as house:
+        count.trial([f"outbox-send: {b}" for b in outbox_kills(house, each)], each)
+    count.notes.append(f"outbox-send: {each} kills")
     return count
+
+
+def outbox_kills(house: House, kills: int) -> list[str]:
+    """The gateway dies behind sending a webhook, and the next one sends it again under the same id."""
+    secret = {"FEILUN_WEBHOOK_SECRET": "a secret of twenty-four bytes, or more"}
+    with listening() as receiver:
+        bill = {"webhook": {"url": receiver.url, "allow_private": True}}
+        broken = []
+        for number in range(kills):
+            with gateway(house, bill=bill, environment=secret | {VARIABLE: "outbox-send"}) as dying:
+                house.database.write(partial(_put, number=number))
+                code = dying.process.wait(20)
+                broken += [] if code == -signal.SIGKILL else [f"a gateway ended with {code}"]
+            house.database.write(lambda c: c.execute(update(tables.outbox).values(due_at=0)) and None)
+        with gateway(house, bill=bill, environment=secret):
+            until(lambda: not _waiting(house), 20)
+        bodies = {(headers["webhook-id"], body) for headers, body in receiver.got}
+    return broken + ([] if len(bodies) == kills else [f"{len(bodies)} different webhooks came of {kills}"])
+
+
+def _put(connection: Connection, number: int) -> None:
+    payload = {"type": "budget.warning", "data": {"tenant": "acme", "number": number}}
+    outbox.put(connection, kind="webhook", id=f"row-{number}", subject="acme", payload=payload)
+
+
+def _waiting(house: House) -> bool:
+    with house.database.read() as connection:
+        rows = connection.execute(select(tables.outbox.c.id).where(tables.outbox.c.delivered_at.is_(None)))
+        return rows.first() is not None
 
 
 @case(13, "two and four gateways on one database under 32 clients: no 500, nothing lost or doubled")

@@ -13,18 +13,18 @@ from typing import Any
 from sqlalchemy import update
 from starlette.requests import Request
 
+from faults.house import PEPPER, PLANS
 from feilun.accounts.terms import Schedule
 from feilun.bill.office import Office
 from feilun.bill.settings import BillSettings
+from feilun.errors import QuotaError
 from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
 from feilun.serve.settings import GatewaySettings
-from feilun.errors import QuotaError
 from feilun.store import database, ledger, limits, tables
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
-from faults.house import PEPPER, PLANS
 
 honest = Answering._settle
 late: set[asyncio.Task[Any]] = set()
@@ -155,7 +155,7 @@ def run(told: dict[str, Any]) -> None:
 
     The option ``bill`` is a section ``[bill]``, whose office then delivers.
     """
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
+    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
     plant(options.pop("planted", None))
     bill = options.pop("bill", None)
     run_gateway(

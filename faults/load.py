@@ -66,9 +66,7 @@ class Clients:
         for connection in connections.values():
             connection.close()
 
-    def _ask(
-        self, connections: dict[str, http.client.HTTPConnection], chance: random.Random, asked: Asked
-    ) -> None:
+    def _ask(self, connections: dict[str, http.client.HTTPConnection], chance: random.Random, asked: Asked) -> None:
         end = time.monotonic() + self.giving_up
         while time.monotonic() < end:
             base = chance.choice(self.bases)

@@ -75,7 +75,9 @@ class Server:
         end = time.monotonic() + _START_S
         while True:
             try:
-                self._run("pg_ctl", "-D", str(self.data), "-l", str(self.data / "server.log"), "-w", "-t", "60", "start")
+                self._run(
+                    "pg_ctl", "-D", str(self.data), "-l", str(self.data / "server.log"), "-w", "-t", "60", "start"
+                )
                 return
             except subprocess.CalledProcessError:
                 if time.monotonic() > end:

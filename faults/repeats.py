@@ -1,4 +1,4 @@
-"""The same Idempotency-Key again, at once, with another body, by another tenant (cases 5 to 8), and what streams (3, 4)."""
+"""The same Idempotency-Key again, at once, with another body, by another tenant (5 to 8), and what streams (3, 4)."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def two_tenants(setup: Setup) -> Count:
                 for token, text in zip(tokens, texts, strict=True)
             ]
             replies = [one.result() for one in asked]
-            right = [r.status_code for r in replies] == [200, 200] and replies[0].json()["id"] != replies[1].json()["id"]
+            right = [r.status_code for r in replies] == [200, 200] and replies[0].json()["id"] != replies[1].json()[
+                "id"
+            ]
             right &= not any("idempotent-replay" in r.headers for r in replies)
             right &= replies[0].json()["results"] != replies[1].json()["results"]
             answers += [r.json() | {"key": key, "token": t} for r, t in zip(replies, tokens, strict=True)]

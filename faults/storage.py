@@ -27,8 +27,8 @@ from faults.shim import Shim, compiler
 from feilun.bill import invoices
 from feilun.bill.verify import verify
 from feilun.errors import FeilunError
-from feilun.store import backup as backups
 from feilun.store import audit, ledger, tables
+from feilun.store import backup as backups
 from feilun.store.artifacts import ArtifactStore
 from feilun.store.database import Database
 
@@ -217,10 +217,10 @@ def backups_under_load(setup: Setup) -> Count:
 
 
 def _restored(setup: Setup, house: House, source: Path, told: list[str]) -> list[str]:
-    with _new_place(setup) as (url, folder):
-        backups.restore(source, url, folder)
+    with setup.place() as (url, folder):
+        backups.restore(source, url, folder / "artifacts")
         with contextlib.closing(Database(url)) as database:
-            store = ArtifactStore(folder, database)
+            store = ArtifactStore(folder / "artifacts", database)
             for digest in backups.read(source).artifacts:
                 store.verify(store.get(digest))
             broken = [str(problem) for problem in verify(database).problems]
@@ -228,19 +228,10 @@ def _restored(setup: Setup, house: House, source: Path, told: list[str]) -> list
                 kept = set(connection.execute(select(tables.usage.c.request)).scalars())
         broken += [f"{i} was answered before, and is not in the backup" for i in told if i not in kept]
         try:
-            backups.restore(source, url, folder)
+            backups.restore(source, url, folder / "artifacts")
         except FeilunError as error:
             return broken + ([] if error.name == "conflict" else [f"refused with {error.name}"])
         return [*broken, "it was restored over a database that was there"]
-
-
-@contextmanager
-def _new_place(setup: Setup) -> Iterator[tuple[str, Path]]:
-    with tempfile.TemporaryDirectory(prefix="faults-restored-") as folder:
-        url = setup.server.create() if setup.server else f"sqlite:///{folder}/feilun.db"
-        yield url, Path(folder) / "artifacts"
-        if setup.server:
-            setup.server.drop(url)
 
 
 def _spoiled_is_refused(setup: Setup, house: House, source: Path) -> bool:
@@ -248,9 +239,9 @@ def _spoiled_is_refused(setup: Setup, house: House, source: Path) -> bool:
     body = bytearray((source / name).read_bytes())
     body[len(body) // 2] ^= 1
     (source / name).write_bytes(bytes(body))
-    with _new_place(setup) as (url, folder):
+    with setup.place() as (url, folder):
         try:
-            backups.restore(source, url, folder)
+            backups.restore(source, url, folder / "artifacts")
         except FeilunError:
             return True
     return False
