@@ -1,0 +1,1 @@
+"""Figures beside peers, one file for each subject: ``make bench NAME=...``."""
