@@ -22,7 +22,7 @@ from feilun.serve import answering, routes
 from feilun.serve.answering import Answered, Answering
 from feilun.serve.run import run_gateway
 from feilun.serve.settings import GatewaySettings
-from feilun.store import database, ledger, limits, tables
+from feilun.store import database, events, ledger, limits, tables
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
 
@@ -132,6 +132,19 @@ def count_rates_in_memory() -> None:
     limits._check_rate = careless
 
 
+def deduplicate_events_outside() -> None:
+    """A positive control: what was recorded is remembered by the process, and the transaction does not look."""
+    record, known = events.record, set[tuple[str, str]]()
+
+    def careless(connection: Any, key: str, given: Any, meters: Any) -> Any:
+        fresh = [event for event in given if (event.source, event.id) not in known]
+        known.update((event.source, event.id) for event in fresh)
+        return record(connection, key, fresh, meters)
+
+    events.record = careless
+    events._recorded_before = lambda *_: {}
+
+
 def use_own_clock() -> None:
     """The positive control of case 9: rows have the time of the gateway, not of the database."""
     ledger.now_us = lambda connection: time.time_ns() // 1000
@@ -175,6 +188,7 @@ BUGS = {
     "budget-without-holds": forget_holds_in_budgets,
     "rates-in-memory": count_rates_in_memory,
     "own-clock": use_own_clock,
+    "event-deduplicated-outside-the-transaction": deduplicate_events_outside,
 }
 
 if __name__ == "__main__":

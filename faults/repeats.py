@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -10,12 +11,14 @@ from sqlalchemy import func, select
 
 from faults.counting import Count, Setup, case, not_tried
 from faults.crashes import Fleet, fleet
-from faults.house import House, ask
+from faults.house import HTTP, PEPPER, House, ask
 from faults.load import broken_invariants
+from feilun.accounts import keys
 from feilun.bill.verify import verify
-from feilun.store import tables
+from feilun.store import event_audit, tables
 
 AT_ONCE = 50
+METERS = ("pages",)
 
 
 def entries(house: House, tenant: str) -> int:
@@ -85,11 +88,37 @@ def fifty_at_once(setup: Setup) -> Count:
             replies = at_once(gateways, house.tokens["acme"], f"k{number}")
             count.trial(_one_of_them(replies) + _entries(house, number + 1))
         count.trial([str(problem) for problem in verify(house.database).problems])
+    with setup.house() as house, fleet(house, 2, meters=METERS) as gateways:
+        for number in range(setup.times(20, 2)):
+            count.trial(_events_at_once(house, gateways, number))
+    bug = "event-deduplicated-outside-the-transaction"
+    with setup.house() as house, fleet(house, 2, meters=METERS, planted=bug) as gateways:
+        count.controls[bug] = bool(_events_at_once(house, gateways, 0))
     bug = "deduplicate-outside-the-transaction"
     with setup.house() as house, fleet(house, 2, planted=bug) as gateways:
         replies = at_once(gateways, house.tokens["acme"], "k")
         count.controls[bug] = bool(_one_of_them(replies) + _entries(house, 1))
     return count
+
+
+def _events_at_once(house: House, gateways: Fleet, number: int) -> list[str]:
+    """The same batch of a hundred events, ten times at once, by both gateways."""
+    token = keys.create(house.database, PEPPER, "acme", scopes=["events"]).token
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/cloudevents-batch+json"}
+    shared = {"specversion": "1.0", "source": "/meter", "type": "pages", "subject": "acme", "data": 1}
+    batch = json.dumps([shared | {"id": f"{number}-{n}"} for n in range(100)])
+    turn = itertools.cycle(gateways.running)
+    with ThreadPoolExecutor(10) as pool:
+        urls = [next(turn).base + "/v1/events" for _ in range(10)]
+        replies = list(pool.map(lambda url: HTTP.post(url, content=batch, headers=headers), urls))
+    statuses = {r.status_code for r in replies}
+    recorded = sum(r.json().get("recorded", 0) for r in replies)
+    with house.database.read() as connection:
+        kept = connection.execute(select(func.count()).select_from(tables.events)).scalar_one()
+        found = [str(problem) for problem in event_audit.verify(connection)]
+    found += [] if statuses == {200} else [f"answered with {sorted(statuses)}"]
+    found += [] if recorded == 100 else [f"{recorded} of 100 events were said to be recorded"]
+    return found + ([] if kept == 100 * (number + 1) else [f"{kept} events are kept"])
 
 
 def _one_of_them(replies: list[httpx.Response]) -> list[str]:
