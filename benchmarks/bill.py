@@ -9,7 +9,9 @@ import math
 import time
 from collections.abc import Iterator
 
+from benchmarks.allocation import allocation as allocation_closes
 from benchmarks.bench import Bench, Row, Run, row
+from benchmarks.metering import metering as metering_cost
 from benchmarks.reporting import BATCH, Reports, body, gateway, record, send
 from feilun.accounts import tenants
 from feilun.bill import invoices
@@ -146,6 +148,34 @@ def sub_cent(run: Run) -> Iterator[Row]:
             off = abs(exact - units * PRICE_NANO) + abs(invoice.total_nano - round_to_minor(units * PRICE_NANO, "USD"))
         what = f"nano-units that an invoice of {count:,} events is off, {kind}"
         yield row(f"sub-cent-{kind}", what, "nano", [float(off)], target=0, at_most=True)
+
+
+@bench.figure("metering")
+def metering(run: Run) -> Iterator[Row]:
+    """The same gateway with metering and without, MiniLM in 8 bits, 64 clients; 1 and 2 sentences in a request."""
+    for kind in KINDS:
+        for inputs in (1, 2):
+            with run.database(kind) as url:
+                cost = metering_cost(url, rounds=run.size(8, 1), seconds=run.size(6, 2), clients=64, inputs=inputs)
+            one = f"{inputs} sentence{'s' if inputs > 1 else ''} in a request"
+            what = f"throughput that metering takes, {one}, {kind}"
+            yield row(f"metering-{kind}-{inputs}", what, "of 1", cost.lost, target=0.05, at_most=True)
+            peer = ("the same gateway without metering", cost.free)
+            yield row(
+                f"metering-{kind}-{inputs}-rate", f"requests a second, {one}, {kind}", "1/s", cost.metered, peer=peer
+            )
+
+
+@bench.figure("allocation")
+def allocation(run: Run) -> Iterator[Row]:
+    """What requests, overhead, loads and idle time are said to have taken, against the kernel's own account."""
+    for kind in KINDS:
+        with run.database(kind) as url:
+            found = allocation_closes(run.size(20, 4), 16, url=url)
+        what = f"requests + overhead + loads away from the processor time of the process, {kind}"
+        yield row(f"allocation-{kind}", what, "of 1", [found["used_apart"]], target=0.01, at_most=True)
+        what = f"with idle time, away from wall time x cores, {kind}"
+        yield row(f"allocation-{kind}-idle", what, "of 1", [found["offered_apart"]], target=0.01, at_most=True)
 
 
 if __name__ == "__main__":
