@@ -13,7 +13,7 @@ from feilun.bill.delivery import NotDelivered
 from feilun.bill.outgoing_settings import StripeSettings
 from feilun.bill.stripe_errors import failure
 from feilun.bill.stripe_money import minor
-from feilun.bill.stripe_sender import client, metadata
+from feilun.bill.stripe_sender import connected, metadata
 from feilun.bill.telling import INVOICE
 from feilun.errors import UnavailableError
 from feilun.store import outbox, tables
@@ -82,7 +82,8 @@ def compare(
         )
     try:
         query: Any = {"limit": 100, "created": {"gte": since // 10**6 - DAY_S}}
-        there = list(client(settings, key).v1.invoices.list(query).auto_paging_iter())
+        with connected(settings, key) as client:
+            there = list(client.v1.invoices.list(query).auto_paging_iter())
     except stripe.StripeError as error:
         raise UnavailableError(failure(error).what, hint="try again in a moment", code="stripe") from error
     return against(ours, there)

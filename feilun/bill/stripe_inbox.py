@@ -154,11 +154,6 @@ def _invoice(connection: Connection, told: Told) -> str | None:
         select(sent.payload).where(sent.kind == INVOICE, sent.receipt == told.stripe_invoice)
     ).scalar()
     number = told.number if payload is None else json.loads(payload)["number"]
-    if number is None or (payload is None and not _was_put(connection, number)):
+    if number is None or (payload is None and not outbox.is_there(connection, outbox.identity(INVOICE, number))):
         return None
     return connection.execute(select(invoices.id).where(invoices.number == number)).scalar()
-
-
-def _was_put(connection: Connection, number: str) -> bool:
-    identity = outbox.identity(INVOICE, number)
-    return connection.execute(select(tables.outbox.c.id).where(tables.outbox.c.id == identity)).first() is not None

@@ -8,10 +8,11 @@ made twice. Stripe keeps such keys for a day at the least; for an older row it i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -38,7 +39,8 @@ KEYS = 5  # that are tried for one call whose failure Stripe repeats
 MOST_LINES = 200  # Stripe takes 250 for each invoice; a longer one is sent as one line that names ours
 
 
-def client(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) -> StripeClient:
+@contextlib.contextmanager
+def connected(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[StripeClient]:
     """Stripe's client: it leaves trying again to the outbox, and tells nothing of this machine.
 
     Args:
@@ -49,12 +51,10 @@ def client(settings: StripeSettings, key: str, *, timeout_s: float = TIMEOUT_S) 
 
     stripe.enable_telemetry = False
     logging.getLogger("stripe").setLevel(logging.WARNING)  # below that it logs what customers are called
-    return stripe.StripeClient(
-        key,
-        base_addresses={"api": settings.api_base.rstrip("/")},
-        max_network_retries=0,
-        http_client=stripe.RequestsClient(timeout=timeout_s),
-    )
+    http = stripe.RequestsClient(timeout=timeout_s)
+    base: Any = {"api": settings.api_base.rstrip("/")}
+    with contextlib.closing(http):
+        yield stripe.StripeClient(key, base_addresses=base, max_network_retries=0, http_client=http)
 
 
 class StripeSender:
@@ -73,48 +73,58 @@ class StripeSender:
         """See ``delivery.Sender``; the receipt is Stripe's id of the object."""
         import stripe
 
-        ways: dict[str, Callable[[Database, Parcel], str]] = {
-            CUSTOMER: self._customer,
-            INVOICE: self._invoice,
-            CREDIT_NOTE: self._credit_note,
-            METER: self._meter,
-        }
+        name = self._settings.key_env
+        key = self._environment.get(name)
+        if not key:
+            raise NotDelivered(f"the environment variable {name} is not set")
         try:
-            return ways[parcel.kind](database, parcel)
+            with connected(self._settings, key, timeout_s=self._timeout_s) as there:
+                sending = _Sending(there, self._settings, database, parcel)
+                return sending.ways[parcel.kind]()
         except stripe.StripeError as error:
             if parcel.kind == METER and already_there(error):
                 return parcel.id
             raise failure(error) from error
 
-    @cached_property
-    def _stripe(self) -> StripeClient:
-        name = self._settings.key_env
-        key = self._environment.get(name)
-        if not key:
-            raise NotDelivered(f"the environment variable {name} is not set")
-        return client(self._settings, key, timeout_s=self._timeout_s)
+
+class _Sending:
+    """One row on its way; each of ``ways`` sends a kind and returns Stripe's id."""
+
+    def __init__(self, there: StripeClient, settings: StripeSettings, database: Database, parcel: Parcel) -> None:
+        self._stripe = there
+        self._settings = settings
+        self._database = database
+        self._parcel = parcel
+        self.ways: dict[str, Callable[[], str]] = {
+            CUSTOMER: self._customer,
+            INVOICE: self._invoice,
+            CREDIT_NOTE: self._credit_note,
+            METER: self._meter,
+        }
 
     # --- customers -------------------------------------------------------------------------------------------------
 
-    def _customer(self, database: Database, parcel: Parcel) -> str:
-        tenant = str(parcel.payload["tenant"])
-        with database.read() as connection:
+    def _customer(self) -> str:
+        tenant = str(self._parcel.payload["tenant"])
+        with self._database.read() as connection:
             known = outbox.receipt(connection, CUSTOMER, stripe_subject(tenant))
             profiles = tables.profiles.c
-            body = connection.execute(select(profiles.body).where(profiles.id == parcel.payload["profile"])).scalar()
+            body = connection.execute(
+                select(profiles.body).where(profiles.id == self._parcel.payload["profile"])
+            ).scalar()
         told: Any = customer_params(tenant, body)
         customers = self._stripe.v1.customers
         if known is not None:  # the same change made twice is one change
             return str(customers.update(known, told).id)
 
         def find() -> Any | None:
-            made: Any = {"created": {"gte": parcel.created_at // 10**6 - 3600}, "limit": 100}
+            made: Any = {"created": {"gte": self._parcel.created_at // 10**6 - 3600}, "limit": 100}
             return _ours(customers.list(made).auto_paging_iter(), "feilun_tenant", tenant)
 
-        return str(_make(parcel, "customer", lambda options: customers.create(told, options), find).id)
+        return str(_make(self._parcel, "customer", lambda options: customers.create(told, options), find).id)
 
-    def _customer_of(self, database: Database, tenant: str) -> str:
-        with database.read() as connection:
+    def _customer_of(self, tenant: str) -> str:
+        with self._database.read() as connection:
             known = outbox.receipt(connection, CUSTOMER, stripe_subject(tenant))
         if known is None:
             raise NotDelivered("Stripe does not know the customer yet")
@@ -122,16 +132,16 @@ class StripeSender:
 
     # --- invoices --------------------------------------------------------------------------------------------------
 
-    def _invoice(self, database: Database, parcel: Parcel) -> str:
+    def _invoice(self) -> str:
         from feilun.bill import invoices
 
-        invoice = invoices.get(database, str(parcel.payload["number"]))
+        invoice = invoices.get(self._database, str(self._parcel.payload["number"]))
         if invoice.due_nano <= 0:
             return NOTHING_DUE
-        customer = self._customer_of(database, invoice.tenant)
-        made = self._draft(parcel, invoice, customer)
+        customer = self._customer_of(invoice.tenant)
+        made = self._draft(invoice, customer)
         if made.status == "draft":
-            self._add_lines(parcel, invoice, made)
+            self._add_lines(invoice, made)
             made = self._stripe.v1.invoices.retrieve(made.id)
         wanted = minor(invoice.due_nano, invoice.currency)
         if made.total != wanted or made.currency != invoice.currency.lower():
@@ -141,51 +151,54 @@ class StripeSender:
                 final=True,
             )
         if made.status == "draft":
-            self._finalise(parcel, made.id)
+            self._finalise(made.id)
         return str(made.id)
 
-    def _draft(self, parcel: Parcel, invoice: Invoice, customer: str) -> Any:
+    def _draft(self, invoice: Invoice, customer: str) -> Any:
         """The invoice at Stripe without its lines, or however far an earlier attempt came."""
-        told: Any = invoice_params(self._settings, invoice, customer, now=parcel.at)
+        told: Any = invoice_params(self._settings, invoice, customer, now=self._parcel.at)
         made_at_stripe = self._stripe.v1.invoices
 
         def find() -> Any | None:
             there = made_at_stripe.list({"customer": customer, "limit": 100}).auto_paging_iter()
             return _ours((i for i in there if i.status != "void"), "feilun_invoice", invoice.number)
 
-        return _make(parcel, "create", lambda options: made_at_stripe.create(told, options), find)
+        return _make(self._parcel, "create", lambda options: made_at_stripe.create(told, options), find)
 
-    def _add_lines(self, parcel: Parcel, invoice: Invoice, made: Any) -> None:
+    def _add_lines(self, invoice: Invoice, made: Any) -> None:
         items = self._stripe.v1.invoice_items
         for name, text, amount in shown_lines(invoice):
             told: Any = {"customer": made.customer, "invoice": made.id, "currency": invoice.currency.lower()}
             told |= {"amount": amount, "description": text, "metadata": {"feilun_line": name}}
-            _make(parcel, name, partial(items.create, told), partial(self._find_line, made.id, name))
+            _make(self._parcel, name, partial(items.create, told), partial(self._find_line, made.id, name))
 
     def _find_line(self, invoice: str, name: str) -> Any | None:
         lines = self._stripe.v1.invoices.line_items.list(invoice, {"limit": 100}).auto_paging_iter()
         return _ours(lines, "feilun_line", name)
 
-    def _finalise(self, parcel: Parcel, invoice: str) -> None:
+    def _finalise(self, invoice: str) -> None:
         made_at_stripe = self._stripe.v1.invoices
 
         def find() -> Any | None:
             made = made_at_stripe.retrieve(invoice)
             return None if made.status == "draft" else made
 
-        _make(parcel, "finalise", partial(made_at_stripe.finalize_invoice, invoice, {"auto_advance": True}), find)
+        _make(self._parcel, "finalise", partial(made_at_stripe.finalize_invoice, invoice, {"auto_advance": True}), find)
 
     # --- credit notes and meters -----------------------------------------------------------------------------------
 
-    def _credit_note(self, database: Database, parcel: Parcel) -> str:
-        number = str(parcel.payload["number"])
+    def _credit_note(self) -> str:
+        number = str(self._parcel.payload["number"])
         notes, closed = tables.credit_notes.c, tables.invoices.c
         wanted = select(notes.total_nano, notes.currency, notes.tenant, closed.number.label("invoice")).select_from(
             tables.credit_notes.join(tables.invoices)
         )
-        with database.read() as connection:
+        with self._database.read() as connection:
             note = connection.execute(wanted.where(notes.number == number)).one()
-            made = outbox.receipt_of(connection, outbox.identity(INVOICE, note.invoice))
+            told_of = outbox.identity(INVOICE, note.invoice)
+            was_put, made = outbox.is_there(connection, told_of), outbox.receipt_of(connection, told_of)
+        if not was_put:  # it is of before Stripe was used
+            return NOTHING_DUE
         if made is None:
             raise NotDelivered(f"Stripe does not have {note.invoice} yet")
         amount = minor(abs(note.total_nano), note.currency)
@@ -207,16 +220,16 @@ class StripeSender:
         told: Any = {"invoice": made, "memo": number, "metadata": {"feilun_credit_note": number}, "amount": amount}
         if invoice.status == "paid":
             told[_GIVES_BACK[self._settings.credit_paid]] = amount
-        return str(_make(parcel, "credit-note", lambda options: credit_notes.create(told, options), find).id)
+        return str(_make(self._parcel, "credit-note", lambda options: credit_notes.create(told, options), find).id)
 
-    def _meter(self, database: Database, parcel: Parcel) -> str:
-        said = parcel.payload
-        tenant = parcel.subject.removeprefix(stripe_subject(""))
-        value = {"stripe_customer_id": self._customer_of(database, tenant), "value": str(said["units"])}
+    def _meter(self) -> str:
+        said = self._parcel.payload
+        tenant = self._parcel.subject.removeprefix(stripe_subject(""))
+        value = {"stripe_customer_id": self._customer_of(tenant), "value": str(said["units"])}
         told: Any = {"event_name": said["event"], "payload": value, "timestamp": said["at"] // 10**6}
-        told["identifier"] = parcel.id  # which Stripe takes once
+        told["identifier"] = self._parcel.id  # which Stripe takes once
         self._stripe.v1.billing.meter_events.create(told)
-        return parcel.id
+        return self._parcel.id
 
 
 def _make(parcel: Parcel, part: str, make: Callable[[Any], Any], find: Callable[[], Any | None]) -> Any:

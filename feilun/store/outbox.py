@@ -196,6 +196,11 @@ def receipt(connection: Connection, kind: str, subject: str) -> str | None:
     return connection.execute(arrived.order_by(outbox.created_at).limit(1)).scalar()
 
 
+def is_there(connection: Connection, id: str) -> bool:
+    """Whether a row was put, whatever became of it."""
+    return connection.execute(select(literal(1)).where(tables.outbox.c.id == id)).first() is not None
+
+
 def receipt_of(connection: Connection, id: str) -> str | None:
     """What the other side called a row; None where it has not arrived."""
     return connection.execute(select(tables.outbox.c.receipt).where(tables.outbox.c.id == id)).scalar()

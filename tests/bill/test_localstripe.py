@@ -27,7 +27,7 @@ from feilun.bill.delivery import deliver
 from feilun.bill.office import Office
 from feilun.bill.outgoing_settings import StripeSettings
 from feilun.bill.stripe_inbox import payment_states
-from feilun.bill.stripe_sender import StripeSender, client, shown_lines
+from feilun.bill.stripe_sender import StripeSender, connected, shown_lines
 from feilun.serve.app import create_app, make_gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.store import tables
@@ -94,7 +94,8 @@ def gateway(database: Database, folder: Path, settings: Any) -> Iterator[str]:
 
 
 def customers(base: str, name: str) -> list[Any]:
-    there = client(StripeSettings(api_base=base), KEY).v1.customers.list({"limit": 100}).auto_paging_iter()
+    with connected(StripeSettings(api_base=base), KEY) as client:
+        there = list(client.v1.customers.list({"limit": 100}).auto_paging_iter())
     return [c for c in there if c.metadata and c.metadata.to_dict().get("feilun_tenant") == name]
 
 
@@ -119,7 +120,11 @@ def test_a_customer_is_made_once_at_localstripe_whatever_fails_case_19(database:
 
 def paid_at_localstripe(base: str, customer: str, lines: list[tuple[str, str, int]]) -> Any:
     """localstripe makes invoices of a subscription only: one that costs nothing, with our lines as further items."""
-    v1 = client(StripeSettings(api_base=base), KEY).v1
+    with connected(StripeSettings(api_base=base), KEY) as client:
+        return subscribed(client.v1, customer, lines)
+
+
+def subscribed(v1: Any, customer: str, lines: list[tuple[str, str, int]]) -> Any:
     card: Any = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     way = v1.payment_methods.create({"type": "card", "card": card})
     v1.payment_methods.attach(way.id, {"customer": customer})

@@ -319,6 +319,17 @@ def test_a_credit_note_takes_off_at_stripe_what_was_due_there(database: Database
     assert [r.receipt for r in desk.rows(database, "stripe.credit_note")][2] == "nothing-due"
 
 
+def test_a_credit_note_on_an_invoice_of_before_stripe_was_used_is_not_sent(
+    database: Database, stripe: FakeStripe
+) -> None:
+    closed = desk.close(database, desk.settings(), "acme", AMOUNTS)
+    settings = told(stripe)
+    desk.credit(database, settings, closed, CENT)
+    deliver(database, [sender(settings)])
+    assert [r.receipt for r in desk.rows(database)] == ["nothing-due"]
+    assert stripe.asked == []
+
+
 def test_a_new_profile_changes_the_customer_at_stripe(database: Database, stripe: FakeStripe) -> None:
     settings = told(stripe)
     desk.close(database, settings, "acme", AMOUNTS)
