@@ -25,7 +25,7 @@ shared = hypothesis_settings(
     max_examples=8,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TIERS = {"steps": [{"up_to": 7, "price": "0.07 USD per 3"}, {"price": "0.01 USD per 7", "flat": "1 USD"}]}
 VOLUME = {"mode": "volume", "steps": [{"up_to": 9, "price": "0.333333333 USD"}, {"price": "0.1 USD per 3"}]}

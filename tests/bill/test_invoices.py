@@ -26,7 +26,7 @@ shared = hypothesis_settings(
     max_examples=12,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes where each example writes a database
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 uses = st.lists(
     st.builds(
