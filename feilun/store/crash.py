@@ -15,7 +15,7 @@ _passed: Counter[str] = Counter()
 def crash_point(name: str) -> None:
     """Die here, without any clean-up, if the environment says so. Only fault tests set it.
 
-    The variable is a name, or a name and a passage: ``after-commit:3`` dies when the place is passed for the third time.
+    The variable is a name, or a name and a passage: ``after-commit:3`` dies when the place is passed a third time.
     """
     if _is_time(name):
         os.kill(os.getpid(), signal.SIGKILL)
