@@ -8,6 +8,7 @@ there the journal is a rollback journal with ``synchronous=EXTRA`` and one write
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import sqlite3
 import threading
@@ -28,6 +29,7 @@ T = TypeVar("T")
 Job = Callable[[Connection], T]
 
 GROUP = 128  # jobs in one commit at the most: bounds how long the first of them waits
+CACHE_KB = 65_536  # of pages that a connection to SQLite keeps, at the most
 BUSY_MS = 5_000  # how long one attempt waits for another process's lock
 RETRY_S = 20.0  # how long a group that certainly changed nothing is tried again
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
@@ -53,6 +55,8 @@ class Database:
 
     Attributes:
         takes_writes: whether the newest group of writes was committed, as far as is known.
+        refused_at: when one was not for the last time, by ``time.monotonic``. On a full disk small writes succeed
+            between larger ones that fail.
         broken: the disk said that it did not keep what was written (a failed fsync). Nobody knows then what is in the
             file, so nothing is read or written any more: the process has to end, and the next one begins with what is
             on the disk.
@@ -61,6 +65,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.takes_writes = True
+        self.refused_at = -math.inf
         self.broken = False
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
@@ -153,6 +158,7 @@ class Database:
                 problem = _commit(self._writing, sorted(live, key=lambda w: w.order))
                 self.broken = _is_unsynced(problem)
                 self.takes_writes = problem is None
+                self.refused_at = self.refused_at if problem is None else time.monotonic()
                 _fail([w for w in live if not w.future.done()], problem)
 
     def _next_group(self) -> list[_Waiting[Any]]:
@@ -296,6 +302,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE passes the append-only triggers
     connection.execute(f"PRAGMA journal_mode = {'WAL' if WAL_IS_SAFE else 'DELETE'}")
     connection.execute("PRAGMA synchronous = EXTRA")
+    # A cache smaller than what a transaction changes is written out before its end, each time with an fsync; what a
+    # savepoint would take back need not be on disk (decision 0013).
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+    connection.execute("PRAGMA temp_store = MEMORY")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -390,24 +391,24 @@ event_sources = Table(  # append-only: who reported, so that each of their event
     Column("at", BigInteger, nullable=False),
 )
 
-events = (
-    Table(  # append-only: CloudEvents 1.0, once each by source and id; tenants are looked up when they are recorded
-        "events",
-        metadata,
-        Column("tenant", String(64), primary_key=True),
-        Column("sequence", BigInteger, primary_key=True),
-        Column("batch", BigInteger, nullable=False),
-        Column("source", Integer, nullable=False),
-        Column("event", String(255).with_variant(String(255, collation="C"), "postgresql"), nullable=False),  # its id
-        Column("meter", String(32), nullable=False),
-        Column("units", BigInteger, nullable=False),
-        Column("at", BigInteger, nullable=False),  # when it happened; when it came is its batch's
-        CheckConstraint("units >= 0", name="units_are_not_negative"),
-        Index("events_by_batch", "batch", postgresql_using="brin"),
-        # Not of a hash: ids that are made in order (UUIDv7, ULID, counters) are then inserted side by side.
-        Index("events_by_identity", "source", "event", unique=True),
-        sqlite_with_rowid=False,
-    )
+events = Table(  # append-only: CloudEvents 1.0, once each by source and id; tenants were looked up on the way in
+    "events",
+    metadata,
+    Column("tenant", String(64), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("batch", BigInteger, nullable=False),
+    Column("source", Integer, nullable=False),
+    Column("event", String(255).with_variant(String(255, collation="C"), "postgresql"), nullable=False),  # its id
+    Column("meter", String(32), nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),  # when it happened; when it came is its batch's
+    # SQLite keeps the rows in this order; PostgreSQL finds in the index all that a month's total needs.
+    PrimaryKeyConstraint("tenant", "sequence", postgresql_include=["meter", "units", "at"]),
+    CheckConstraint("units >= 0", name="units_are_not_negative"),
+    Index("events_by_batch", "batch", postgresql_using="brin"),
+    # Not of a hash: ids that are made in order (UUIDv7, ULID, counters) are then inserted side by side.
+    Index("events_by_identity", "source", "event", unique=True),
+    sqlite_with_rowid=False,
 )
 
 event_batches = Table(  # append-only: what came in one call, in a hash chain

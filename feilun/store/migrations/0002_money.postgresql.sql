@@ -46,7 +46,7 @@ CREATE TABLE events (
 	meter VARCHAR(32) NOT NULL,
 	units BIGINT NOT NULL,
 	at BIGINT NOT NULL,
-	PRIMARY KEY (tenant, sequence),
+	PRIMARY KEY (tenant, sequence) INCLUDE (meter, units, at),
 	CONSTRAINT units_are_not_negative CHECK (units >= 0)
 );
 
