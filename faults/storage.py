@@ -110,7 +110,9 @@ def _full_once(
                 count.notes.append("PostgreSQL itself had given up, and was started again")
         before = _answered(crowds)
         broken += [] if answered_since(crowds, before, RECOVERY_S) else ["no answers after there was room again"]
-        green = readiness(running, 10.0)
+        end = time.monotonic() + RECOVERY_S
+        while (green := readiness(running, 10.0)) != 200 and time.monotonic() < end:
+            time.sleep(0.1)
     told = sum((c.refused for c in crowds), start=type(crowds[0].refused)())
     count.notes.append(f"refused {dict(told)}; while full {more} rows and {read} answers")
     broken += [] if not read or read <= more else [f"{read} answers, {more} rows while the disk was full"]

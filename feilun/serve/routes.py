@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ from feilun.store.database import Database, now_us, probe
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _PERIOD = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 _DOCUMENTED = HTTPBearer(auto_error=False, description="feilun_live_...")  # for the document; ``allow`` decides
+_RED_S = 2.0  # how long a refused write makes readyz red, whatever was written since
 _MOST_NAMES = 20  # of models, in a hint
 _OWN_KEYS = "server:"  # idempotency keys that the server makes begin so; a caller's may not
 
@@ -111,6 +113,8 @@ def public_routes(gateway: Gateway) -> APIRouter:
         patience = gateway.answering.patience
         try:
             await patience.read(_touch, gateway.database)
+            if time.monotonic() - gateway.database.refused_at < _RED_S:
+                raise UnavailableError("the database does not take writes")
             if not gateway.database.takes_writes:
                 await patience.wait(asyncio.wrap_future(gateway.database.submit(probe)))
         except UnavailableError as error:
