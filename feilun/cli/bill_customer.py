@@ -46,7 +46,9 @@ def credit(
 
 def coupon(
     tenant: Customer,
-    code: Annotated[str | None, typer.Argument(help="A coupon of the project file (bill.coupons). Without it: what was redeemed.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(help="A coupon of the project file; without it: what was redeemed.")
+    ] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:

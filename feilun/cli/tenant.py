@@ -36,7 +36,7 @@ def add(
 @app.command()
 def change(
     name: Annotated[str, typer.Argument(help="The customer.")],
-    plan: Annotated[str | None, typer.Option(help="Another plan of the project file, from the next request on.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Another plan, from the next request on.")] = None,
     budget: Annotated[str | None, typer.Option(help='What a month may cost: "100 USD", or "none".')] = None,
     project: Root = HERE,
     json: Json = False,
