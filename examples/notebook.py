@@ -58,7 +58,7 @@ print(wheel.usage())
 for invoice in wheel.bill(tenant=tenant, close=True, now=True):
     for line in invoice.lines:
         print(line.id, line.description, line.arithmetic)
-print(wheel.margin().as_dict()["tenants"])
+print(wheel.margin().as_dict()["rows"])
 
 # %% From a line of the invoice back to the examples behind it.
 answered = next(line for line in invoice.lines if line.release)

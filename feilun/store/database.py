@@ -303,7 +303,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute(f"PRAGMA journal_mode = {'WAL' if WAL_IS_SAFE else 'DELETE'}")
     connection.execute("PRAGMA synchronous = EXTRA")
     # A cache smaller than what a transaction changes is written out before its end, each time with an fsync; what a
-    # savepoint would take back need not be on disk (decision 0013).
+    # savepoint would take back need not be on disk (decision 0009).
     connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
     connection.execute("PRAGMA temp_store = MEMORY")
 

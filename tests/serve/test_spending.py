@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,9 +76,24 @@ class Wide:
         return np.asarray(found[: len(rows), :2])
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(scope="module")
 def wide() -> Wide:
     return Wide()
+
+
+def alone(test: Callable[[Wide], None]) -> Callable[[], None]:
+    """Run a test in a new process, as a gateway is one: in this one other tests may have started unnamed threads."""
+
+    def in_a_process_of_its_own() -> None:
+        code = f"import {test.__module__} as t; t.{test.__name__}.itself(t.Wide())"
+        found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stderr
+
+    in_a_process_of_its_own.__dict__["itself"] = test
+    return in_a_process_of_its_own
 
 
 def ask_at_once(batcher: Batcher, engine: Wide, requests: Sequence[Sequence[Sequence[int]]]) -> list[Scored]:
@@ -89,6 +106,7 @@ def ask_at_once(batcher: Batcher, engine: Wide, requests: Sequence[Sequence[Sequ
         batcher.close()
 
 
+@alone
 def test_the_engine_is_charged_what_the_process_used_where_nothing_else_runs(wide: Wide) -> None:
     spending = Spending()
     with named(ENGINE):
@@ -111,6 +129,7 @@ def test_the_engine_is_not_charged_for_what_others_do_meanwhile(wide: Wide) -> N
     assert 0 < work.ns <= used - 250 * MS
 
 
+@alone
 def test_the_engine_s_time_is_also_that_of_threads_which_python_does_not_know(wide: Wide) -> None:
     """The tests above would not hold for the calling thread's clock alone."""
     spending = Spending()
@@ -138,6 +157,7 @@ def test_a_request_of_empty_rows_is_charged_too(wide: Wide) -> None:
     assert scored.compute_ns == spending.engine_ns > 0
 
 
+@alone
 def test_a_load_beside_a_run_shares_the_engine_s_threads_and_nothing_counts_twice(wide: Wide) -> None:
     spending = Spending()
     other = Wide()
