@@ -207,11 +207,15 @@ class Flywheel:
 
         Raises:
             SettingError: no such plan, or a budget of its own is in the old plan's currency.
+            ConflictError: the plan is in another currency and this month has usage already: limits count a month's
+                spend in one currency.
             AccessError: no such tenant.
         """
         wanted = self.bill_settings.terms(plan).currency
         known = tenants.get(self.database, tenant)
         limit, is_known = known.budget_nano, known.plan in self.bill_settings.plans
+        if is_known and self.bill_settings.currency(known.plan) != wanted:
+            self._refuse_two_currencies(tenant, wanted)
         if budget is not None:
             limit = self._nano_in(wanted, budget, tenant)
         elif limit == (self._usual_budget(known.plan) if is_known else None):
@@ -222,6 +226,16 @@ class Flywheel:
         self._announce_prices()
         tenants.set_plan(self.database, tenant, plan)
         return tenants.set_budget(self.database, tenant, limit)
+
+    def _refuse_two_currencies(self, tenant: str, wanted: str) -> None:
+        with self.database.read() as connection:
+            period, _, spent = ledger.month(connection, tenant)
+        if spent:
+            raise ConflictError(
+                f"'{tenant}' has usage in {period} that is not in {wanted}, and a month has one currency",
+                hint="change the plan when the next month begins, before its first request; or make a second customer",
+                code="two-currencies",
+            )
 
     def set_budget(self, tenant: str, budget: str | None) -> tenants.Tenant:
         """Change what a tenant's usage may cost in a calendar month (UTC); None for no limit."""

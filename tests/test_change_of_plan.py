@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from feilun.accounts.terms import Terms
 from feilun.bill import plan_history
-from feilun.errors import AccessError, SettingError
+from feilun.errors import AccessError, ConflictError, SettingError
 from feilun.flywheel import Flywheel
 from feilun.store import tables
 from feilun.store.money import NANO
+from tests.store.books import Books
 
 FILE = """
 [project]
@@ -95,3 +97,12 @@ def test_an_edited_price_holds_from_when_the_project_is_next_used(wheel: Flywhee
             first, second = created
     assert [terms.monthly_nano // NANO for _, terms in entries] == [19, 29]
     assert first <= entries[1][0] <= second + 1
+
+
+def test_a_month_has_one_currency(wheel: Flywheel) -> None:
+    books = Books(wheel.database, "globex", terms=Terms("USD", unit_nano={"requests": 10}))
+    wheel.set_plan("globex", "small")
+    books.serve("one")
+    assert wheel.set_plan("globex", "big").plan == "big"
+    with pytest.raises(ConflictError, match="one currency"):
+        wheel.set_plan("globex", "euro")
