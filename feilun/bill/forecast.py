@@ -20,6 +20,7 @@ from feilun.bill.forecast_world import Flows, World
 from feilun.store.money import format_about
 
 PERCENTS = (5, 50, 95)
+_WITHOUT_RANGE = frozenset(("plans", "usage_spread", "cores_at_least", "most_used_percent"))
 
 
 class Band(NamedTuple):
@@ -55,7 +56,7 @@ class BreakEven:
     p95: int | None
     never: float
     chance: tuple[float, ...]
-    deepest_nano: Band  # the least that the cumulative margin ever is, at most 0: what has to be there to begin with
+    deepest_nano: Band  # the least that the cumulative margin ever is, before the first month too; at most 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class Effect:
     rank_correlation: float
 
     @property
+    def has_range(self) -> bool:
+        """Whether it can be more than one value."""
+        return self.low != self.high
+
+    @property
     def swing_nano(self) -> int:
         """How much there is between the two."""
         return abs(self.at_high_nano - self.at_low_nano)
@@ -90,6 +96,7 @@ class Forecast:
     currency: str
     seed: int
     draws: int
+    begins_nano: Band  # the cumulative margin before the first month: less than 0 by what was spent until then
     months: tuple[Month, ...]
     revenue_nano: Band
     cost_nano: Band
@@ -99,6 +106,7 @@ class Forecast:
     at_medians_nano: int  # margin of all months with every assumption at its median
     prices: tuple[NeededPrice, ...]
     effects: tuple[Effect, ...]  # the widest first
+    fixed: tuple[str, ...]  # what was assumed without a range, so that nothing can be said of what it does
     settings: Mapping[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
@@ -134,15 +142,17 @@ def forecast(
         currency=world.currency,
         seed=settings.seed,
         draws=settings.draws,
+        begins_nano=band(-flows.upfront),
         months=_monthly(world, flows),
         revenue_nano=band(earned),
         cost_nano=band(spent),
         margin_nano=band(earned - spent),
         margin_percent=_percents(earned, spent),
-        break_even=_break_even(flows.cumulative, settings.months),
+        break_even=_break_even(flows, settings.months),
         at_medians_nano=at_medians,
         prices=needed_prices(world, flows),
         effects=effects,
+        fixed=_fixed(settings, effects),
         settings=settings.model_dump(mode="json"),
     )
 
@@ -165,12 +175,13 @@ def _percents(earned: Whole, spent: Whole) -> tuple[float | None, ...]:
     return tuple(round(float(p), 3) if np.isfinite(p) else None for p in found)
 
 
-def _break_even(cumulative: Whole, months: int) -> BreakEven:
+def _break_even(flows: Flows, months: int) -> BreakEven:
+    cumulative = flows.cumulative
     even = cumulative >= 0
     first = np.where(even.any(axis=1), even.argmax(axis=1) + 1, months + 1)
     p5, p50, p95 = (month if month <= months else None for month in band(first))
     chance = tuple(float(np.mean(first <= month)) for month in range(1, months + 1))
-    deepest = np.minimum(cumulative.min(axis=1), 0)
+    deepest = np.minimum(cumulative.min(axis=1), -flows.upfront)
     return BreakEven(p5, p50, p95, float(np.mean(first > months)), chance, band(deepest))
 
 
@@ -197,6 +208,12 @@ def _effects(world: World, margin: Whole) -> tuple[int, tuple[Effect, ...]]:
         for place, name in enumerate(known)
     ]
     return totals[0], tuple(sorted(effects, key=lambda e: (-e.swing_nano, e.name)))
+
+
+def _fixed(settings: ForecastSettings, effects: tuple[Effect, ...]) -> tuple[str, ...]:
+    """Assumptions of one value, those apart that nobody wrote and that are 0; and what cannot have a range."""
+    certain = {e.name for e in effects if not e.has_range and (e.median or e.name in settings.model_fields_set)}
+    return tuple(sorted(certain | (settings.model_fields_set & _WITHOUT_RANGE)))
 
 
 def _unit(name: str) -> str:

@@ -34,7 +34,7 @@ def draw(forecast: Forecast, file: Path) -> None:
         figure = Figure(figsize=(10, 7.5), layout="constrained")
         FigureCanvasAgg(figure)
         upper, lower = figure.subplots(2, 1)
-        _fan(upper, forecast)
+        fan(upper, forecast)
         _tornado(lower, forecast)
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else {"Software": None})
@@ -42,9 +42,11 @@ def draw(forecast: Forecast, file: Path) -> None:
             raise SettingError(f"the plot cannot be written: {error.strerror}", where=str(file)) from error
 
 
-def _fan(axes: Any, forecast: Forecast) -> None:
-    months = range(1, len(forecast.months) + 1)
-    low, middle, high = ([m.cumulative_nano[i] / NANO for m in forecast.months] for i in range(3))
+def fan(axes: Any, forecast: Forecast) -> None:
+    """Draw the cumulative margin into ``axes``, from before the first month on."""
+    bands = [forecast.begins_nano, *(m.cumulative_nano for m in forecast.months)]
+    months = range(len(bands))
+    low, middle, high = ([band[i] / NANO for band in bands] for i in range(3))
     axes.fill_between(months, low, high, color="0.85", label="90 of 100 draws")
     axes.plot(months, middle, color="0.1", linewidth=1.8, label="median")
     axes.plot(months, low, color="0.35", linewidth=0.9, linestyle="--")
@@ -53,12 +55,12 @@ def _fan(axes: Any, forecast: Forecast) -> None:
     even = forecast.break_even
     if even.p50 is not None:
         axes.axvline(even.p50, color="0.1", linewidth=0.9, linestyle=":", label=f"even in month {even.p50} (median)")
-    axes.set_xlabel(f"month (1 is {forecast.months[0].period})")
+    axes.set_xlabel(f"month (1 is {forecast.months[0].period}; 0 is before it, with what was spent until then)")
     axes.set_ylabel(f"cumulative margin, {forecast.currency}")
     never = f"{even.never:.1%} of {forecast.draws:,} draws are not even by then"
     axes.set_title(f"{forecast.name}: margin of {len(forecast.months)} months; {never}", loc="left")
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=3)  # no line can cross it there
 
 
 def _tornado(axes: Any, forecast: Forecast) -> None:

@@ -26,7 +26,7 @@ FEE = "monthly"
 class NeededPrice:
     """What a plan's fee, or its price of a unit, would have to be; nano-units.
 
-    ``needed_nano`` is None where no price is enough; ``why`` then says so.
+    ``needed_nano`` is None where no price is enough, and 0 where the target is met without it; ``why`` then says so.
     """
 
     plan: str
@@ -65,7 +65,9 @@ def _needed(world: World, flows: Flows, plan: str, what: str, now: int) -> Neede
         return met * 100 >= settings.target_chance_percent * settings.draws
 
     needed = least(is_met, _highest(world, flows, plan, what))
-    why = None if needed is not None else "no price is enough: too few units are charged, or costs grow too fast"
+    why = "met already" if needed == 0 else None
+    if needed is None:
+        why = "no price is enough: too few units are charged, or costs grow too fast"
     target = f"{settings.target_margin_percent.normalize():f}"
     return NeededPrice(plan, what, now, needed, target, settings.target_chance_percent, why)
 

@@ -59,7 +59,9 @@ def _show(made: Forecast) -> None:
     even = made.break_even
     places = " / ".join("none" if p is None else f"month {p}" for p in (even.p5, even.p50, even.p95))
     say(f"  even after (5 / 50 / 95 %): {places}; in {even.never:.1%} of the draws not within these months")
-    say(f"  what has to be there to begin with: {amount(even.deepest_nano)} {made.currency}")
+    deepest = even.deepest_nano
+    begin = amount(type(deepest)(-deepest.p95, -deepest.p50, -deepest.p5))
+    say(f"  what has to be there to begin with: {begin} {made.currency}")
     print_table(
         f"the price that meets a margin of {made.prices[0].target_margin_percent} % "
         f"in {made.prices[0].target_chance_percent} % of the draws",
@@ -75,10 +77,12 @@ def _show(made: Forecast) -> None:
             e.basis,
         ]
         for e in made.effects
-        if e.swing_nano or e.basis != "stated"
+        if e.has_range
     ]
     heads = ["assumption", "low", "median", "high", "margin at low", "at high", "rank correlation", "basis"]
     print_table("what the margin depends on", heads, effects)
+    if made.fixed:
+        say(f"  not in it, because they have no range: {', '.join(made.fixed)}")
 
 
 def _needed(price: NeededPrice, currency: str) -> str:
@@ -86,7 +90,7 @@ def _needed(price: NeededPrice, currency: str) -> str:
     from feilun.bill.forecast_prices import FEE
     from feilun.store.money import format_money, minor_digits
 
-    if price.needed_nano is None:
+    if price.needed_nano is None or price.why is not None:
         return price.why or ""
     coin = 10 ** (9 - minor_digits(currency)) if price.what == FEE else 1
     return format_money(-(-price.needed_nano // coin) * coin, currency)

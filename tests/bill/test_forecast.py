@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from pydantic import ValidationError
 from sqlalchemy import update
 
@@ -143,7 +145,10 @@ def test_break_even_is_the_first_month_that_is_not_below_nothing() -> None:
     first = next(i for i, m in enumerate(found.months, 1) if m.cumulative_nano.p50 >= 0)
     assert (even.p5, even.p50, even.p95) == (first,) * 3 and even.never == 0
     assert even.chance[first - 2 : first] == (0.0, 1.0)
-    assert even.deepest_nano.p50 == min(m.cumulative_nano.p50 for m in found.months)
+    assert even.deepest_nano.p50 == min(-500 * 10**9, *(m.cumulative_nano.p50 for m in found.months))
+    begins = made(new_customers_per_month=1_000)
+    assert begins.months[0].cumulative_nano.p50 > 0 and begins.break_even.deepest_nano == (-500 * 10**9,) * 3
+    assert begins.begins_nano == (-500 * 10**9,) * 3
     never = made(plans="free").break_even
     assert (never.p5, never.p50, never.p95, never.never) == (None, None, None, 1.0)
 
@@ -218,6 +223,32 @@ def test_where_no_price_is_enough_it_is_said() -> None:
     found = {p.what: p for p in made(requests_per_customer=100, target_margin_percent=99).prices}
     assert found["requests"].needed_nano is None and "no price" in str(found["requests"].why)  # all are included
     assert found["monthly"].needed_nano is not None
+
+
+def test_a_target_that_is_met_without_a_price_is_met_already() -> None:
+    found = {p.what: p for p in made(new_customers_per_month=10, target_margin_percent=1).prices}
+    assert (found["requests"].needed_nano, found["requests"].why) == (0, "met already")
+    assert found["monthly"].needed_nano and found["monthly"].why is None
+
+
+def test_what_is_assumed_without_a_range_is_named() -> None:
+    found = made(**UNSURE, cores_at_least=0)
+    assert {e.name for e in found.effects if e.has_range} == UNSURE.keys() - {"draws"}
+    assert {"plans", "cores_at_least", "upfront_cost", "fixed_per_month"} <= set(found.fixed)
+    assert not {"growth_percent", "churn_percent", "months"} & set(found.fixed)
+
+
+def test_the_picture_begins_before_the_first_month_and_no_line_crosses_its_legend() -> None:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    forecast_plot.fan(axes, made(new_customers_per_month=10))
+    canvas.draw()
+    middle = next(line for line in axes.lines if line.get_label() == "median")
+    assert [np.asarray(middle.get_xdata())[0], np.asarray(middle.get_ydata())[0]] == [0, -500]
+    legend = axes.get_legend()
+    assert legend is not None and not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert not legend.get_window_extent().overlaps(axes.xaxis.label.get_window_extent())
 
 
 def test_the_tornado_moves_one_assumption_and_keeps_the_rest_at_their_medians() -> None:
