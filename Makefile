@@ -2,7 +2,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo bench faults test check clean
+.PHONY: help install demo bench faults test check clean
+
+help:
+	@echo 'make install   build .venv, with pinned dependencies; every target below does so when it has to'
+	@echo 'make demo      one whole turn of the wheel on real data; ARGS=--stay leaves the gateway up'
+	@echo 'make test      lint, types, import rules and all tests; ARGS go to pytest'
+	@echo 'make check     the same without the tests'
+	@echo 'make bench     measure: NAME=bill, ARGS=--quick; writes build/bench'
+	@echo 'make faults    break it and count what survived; ARGS="--only 1 --kills 40"'
+	@echo 'make clean     remove .venv, build and caches'
+
+install: $(READY)
 
 # One whole turn of the wheel on real data; see README.
 demo: $(READY)
