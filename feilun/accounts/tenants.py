@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
 from feilun.errors import AccessError, ConflictError, SettingError
-from feilun.store import tables
+from feilun.store import seals, tables
 from feilun.store.database import Database, now_us
 from feilun.store.ledger import GENESIS, lock
 from feilun.store.money import MOST
@@ -114,6 +114,7 @@ def _create(connection: Connection, row: dict[str, Any]) -> Tenant:
 def _assign(connection: Connection, tenant: str, plan: str) -> None:
     row = {"id": str(ULID()), "tenant": tenant, "plan": plan, "at": now_us(connection)}
     connection.execute(insert(tables.assignments).values(row))
+    seals.seal(connection, "assignments", row)
 
 
 def checked(budget_nano: int | None) -> int | None:

@@ -15,7 +15,7 @@ from feilun.bill.amounts import microseconds
 from feilun.bill.rating import Line
 from feilun.bill.wording import worded
 from feilun.errors import ConflictError, SettingError, did_you_mean
-from feilun.store import ledger, tables
+from feilun.store import ledger, seals, tables
 from feilun.store.artifacts import canonical
 from feilun.store.database import Database, now_us
 from feilun.store.money import format_money, half_even, round_to_minor
@@ -101,6 +101,7 @@ def redeem(database: Database, tenant: str, code: str, settings: BillSettings) -
         terms = {name: value for name, value in asdict(coupon).items() if name not in ("code", "at")}
         row = {"id": str(ULID()), "tenant": tenant, "coupon": code, "terms": canonical(terms).decode(), "at": now}
         connection.execute(insert(tables.redemptions).values(row))
+        seals.seal(connection, "redemptions", row)
         return coupon
 
     return database.write(write, order=tenant)

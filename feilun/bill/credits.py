@@ -20,7 +20,7 @@ from ulid import ULID
 from feilun.bill.rating import Line
 from feilun.bill.wording import worded
 from feilun.errors import SettingError
-from feilun.store import ledger, tables
+from feilun.store import ledger, seals, tables
 from feilun.store.database import Database, now_us
 from feilun.store.money import MOST, Money, format_money, round_to_minor
 
@@ -72,6 +72,7 @@ def grant(database: Database, tenant: str, money: Money, *, reason: str, expires
         credit = Credit(identity, tenant, money.currency, money.nano, money.nano, expires_at, reason, now)
         row = {name: value for name, value in vars(credit).items() if name != "left_nano"}
         connection.execute(insert(tables.grants).values(row))
+        seals.seal(connection, "grants", row)
         _post(connection, (identity, money.currency, now), {prepaid(tenant): -money.nano, CREDITS: money.nano})
         return credit
 
@@ -136,6 +137,7 @@ def use(connection: Connection, lines: Sequence[Line], invoice: str, at: int) ->
     ]
     if rows:
         connection.execute(insert(tables.grant_uses), rows)
+        seals.seal(connection, "grant_uses", *rows)
 
 
 def sweep(connection: Connection, tenant: str, before: int, now: int) -> list[Credit]:
@@ -150,6 +152,7 @@ def sweep(connection: Connection, tenant: str, before: int, now: int) -> list[Cr
         identity = str(ULID())
         row = {"id": identity, "credit": credit.id, "invoice": None, "amount_nano": credit.left_nano, "at": now}
         connection.execute(insert(tables.grant_uses).values(row))
+        seals.seal(connection, "grant_uses", row)
         sides = {prepaid(tenant): credit.left_nano, BREAKAGE: -credit.left_nano}
         _post(connection, (identity, credit.currency, now), sides)
     return expired

@@ -22,7 +22,7 @@ from feilun.bill.invoice import DRAFT, Invoice, parse, sealed
 from feilun.bill.reading import snapshot
 from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, DataError, did_you_mean
-from feilun.store import ledger, tables
+from feilun.store import ledger, seals, tables
 from feilun.store.database import Database, now_us
 
 __all__ = ["DRAFT", "Invoice", "close", "close_all", "draft", "drafts", "get", "invoiced", "of_tenant", "parse"]
@@ -159,8 +159,9 @@ def _write(
 
 def _store(connection: Connection, invoice: Invoice, identity: str, stored_nano: int) -> None:
     columns = [column.name for column in tables.invoices.columns if column.name != "id"]
-    row: dict[str, Any] = {name: getattr(invoice, name) for name in columns}
-    connection.execute(insert(tables.invoices).values(id=identity, **row))
+    row: dict[str, Any] = {"id": identity} | {name: getattr(invoice, name) for name in columns}
+    connection.execute(insert(tables.invoices).values(row))
+    seals.seal(connection, "invoices", row)
     shared = {"entry": identity, "currency": invoice.currency, "at": invoice.at}
     sides = booked(invoice, stored_nano)
     rows = [shared | {"account": account, "amount_nano": amount} for account, amount in sides.items()]

@@ -20,7 +20,7 @@ from ulid import ULID
 from feilun.accounts.terms import Schedule, Terms
 from feilun.bill.schedule import Segment, Window
 from feilun.errors import AccessError, ConflictError, SettingError
-from feilun.store import tables
+from feilun.store import seals, tables
 from feilun.store.database import Database, now_us
 from feilun.store.money import MOST
 from feilun.store.periods import bounds
@@ -106,6 +106,7 @@ def record(connection: Connection, plans: Mapping[str, Schedule], at: int | None
             _keep(connection, terms, now)
             row = {"id": str(ULID()), "plan": plan, "version": terms.version, "begins_at": begins, "at": now}
             connection.execute(insert(tables.plan_prices).values(row))
+            seals.seal(connection, "plan_prices", row)
         count += 1
     return count
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select
 from ulid import ULID
 
 from feilun.errors import AccessError, SettingError, did_you_mean
-from feilun.store import tables
+from feilun.store import seals, tables
 from feilun.store.artifacts import canonical
 from feilun.store.database import Database, now_us
 
@@ -44,7 +44,9 @@ def save(database: Database, tenant: str, **values: str | None) -> dict[str, str
         _exists(connection, tenant)
         merged = {name: value for name, value in (newest(connection, tenant) | given).items() if value}
         row: dict[str, Any] = {"id": str(ULID()), "tenant": tenant, "body": canonical(merged).decode()}
-        connection.execute(insert(tables.profiles).values(**row, at=now_us(connection)))
+        row["at"] = now_us(connection)
+        connection.execute(insert(tables.profiles).values(row))
+        seals.seal(connection, "profiles", row)
         return merged
 
     return database.write(write, order=tenant)

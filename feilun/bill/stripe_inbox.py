@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from feilun.bill.stripe_money import nano
 from feilun.bill.telling import INVOICE
 from feilun.errors import SettingError
-from feilun.store import outbox, tables
+from feilun.store import outbox, seals, tables
 from feilun.store.database import Database, now_us
 
 TOLERANCE_S = 300  # how old a signature may be
@@ -138,13 +138,12 @@ def _keep(connection: Connection, told: Told) -> bool:
     row: dict[str, Any] = {"id": told.id, "invoice": invoice, "kind": told.kind, "status": told.status}
     row |= {"amount_nano": told.amount_nano, "currency": told.currency, "happened_at": told.happened_at}
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    new = (
-        insert(tables.payments)
-        .values(**row, at=now_us(connection))
-        .on_conflict_do_nothing()
-        .returning(tables.payments.c.id)
-    )
-    return connection.execute(new).first() is not None
+    row["at"] = now_us(connection)
+    new = insert(tables.payments).values(row).on_conflict_do_nothing().returning(tables.payments.c.id)
+    if connection.execute(new).first() is None:
+        return False
+    seals.seal(connection, "payments", row)
+    return True
 
 
 def _invoice(connection: Connection, told: Told) -> str | None:

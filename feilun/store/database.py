@@ -34,6 +34,7 @@ BUSY_MS = 5_000  # how long one attempt waits for another process's lock
 RETRY_S = 20.0  # how long a group that certainly changed nothing is tried again
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 _UNSYNCED = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
+_AT_END = "feilun_at_end"  # where a connection keeps what is written just before its commit
 _LOST_A_RACE = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
 _POSTGRES = "-c synchronous_commit=on -c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
 
@@ -102,7 +103,9 @@ class Database:
     def alone(self) -> Iterator[Connection]:
         """A writing transaction in the caller's own thread, for migrations; ``write`` is for all else."""
         with self._writing.begin() as connection:
+            connection.info[_AT_END] = []
             yield connection
+            _finish(connection)
 
     def write(self, job: Job[T], *, order: str = "") -> T:
         """Run ``job`` in a transaction and return its result once that is durable. See ``submit``."""
@@ -207,8 +210,10 @@ def _commit(engine: Engine, group: list[_Waiting[Any]]) -> Exception | None:
 def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exception | None]]:
     results: list[tuple[Any, Exception | None]] = []
     with engine.begin() as connection:
+        ending = connection.info[_AT_END] = []
         for waiting in group:
             SAVEPOINT.run(connection)
+            before = len(ending)
             try:
                 results.append((waiting.job(connection), None))
             except OperationalError:
@@ -216,8 +221,26 @@ def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exce
             except Exception as error:  # noqa: BLE001 - handed to the caller, whose job it was
                 results.append((None, error))
                 ROLLBACK.run(connection)
+                del ending[before:]
             RELEASE.run(connection)
+        _finish(connection)
     return results
+
+
+def at_end(connection: Connection, write: Callable[[Connection, list[Any]], None], rows: list[Any]) -> None:
+    """Have ``write`` called with ``rows`` just before the transaction's commit, with those of all its other jobs.
+
+    For locks that every transaction must take last. What a job that is rolled back left is forgotten with it.
+    """
+    connection.info[_AT_END].extend((write, row) for row in rows)
+
+
+def _finish(connection: Connection) -> None:
+    together: dict[Callable[[Connection, list[Any]], None], list[Any]] = {}
+    for write, row in connection.info.pop(_AT_END):
+        together.setdefault(write, []).append(row)
+    for write, rows in together.items():
+        write(connection, rows)
 
 
 def _changed_nothing(error: SQLAlchemyError) -> bool:

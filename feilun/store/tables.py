@@ -381,6 +381,18 @@ redemptions = Table(  # append-only: coupons, with the terms that they had when 
     UniqueConstraint("tenant", "coupon"),
 )
 
+seals = Table(  # append-only: one hash chain over every row of the tables in ``seals.SEALED`` (see store/seals.py)
+    "seals",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(32), nullable=False),  # the table that the sealed row is in
+    Column("key", String(128), nullable=False),  # the sealed row's id
+    Column("row", String(64), nullable=False),  # sha256 of what the sealed row says
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
 # --- usage that other services report ------------------------------------------------------------------------------
 
 event_sources = Table(  # append-only: who reported, so that each of their events need not say it in full
@@ -492,5 +504,5 @@ consents = Table(  # append-only: the newest row of a contributor and purpose ho
 APPEND_ONLY = (
     *("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents", "notices", "gateways"),
     *("credit_notes", "profiles", "assignments", "plan_prices", "grants", "grant_uses", "redemptions", "events"),
-    *("event_sources", "event_batches", "payments"),
+    *("event_sources", "event_batches", "payments", "seals"),
 )

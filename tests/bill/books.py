@@ -13,7 +13,7 @@ from ulid import ULID
 
 from feilun.accounts.terms import Counts, Schedule, Terms
 from feilun.bill import plan_history
-from feilun.store import audit, ledger, tables
+from feilun.store import audit, ledger, seals, tables
 from feilun.store.database import Database
 from feilun.store.events import Event, record
 from feilun.store.periods import period_of
@@ -58,6 +58,7 @@ class Books:
             connection.execute(insert(tables.chains).values(**chain, **held))
             first = {"id": str(ULID()), "tenant": name, "plan": plan, "at": at(created)}
             connection.execute(insert(tables.assignments).values(first))
+            seals.seal(connection, "assignments", first)
 
         self.database.write(write)
         return name
@@ -68,6 +69,7 @@ class Books:
 
         def write(connection: Any) -> None:
             connection.execute(insert(tables.assignments).values(row))
+            seals.seal(connection, "assignments", row)
             connection.execute(update(tables.tenants).where(tables.tenants.c.id == tenant).values(plan=plan))
 
         self.database.write(write)

@@ -253,6 +253,20 @@ FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
 CREATE TRIGGER payments_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON payments
 FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
 
+CREATE TABLE seals (
+	number BIGINT NOT NULL,
+	name VARCHAR(32) NOT NULL,
+	key VARCHAR(128) NOT NULL,
+	row VARCHAR(64) NOT NULL,
+	previous VARCHAR(64) NOT NULL,
+	hash VARCHAR(64) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (number)
+);
+
+CREATE TRIGGER seals_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON seals
+FOR EACH STATEMENT EXECUTE FUNCTION feilun_refuse();
+
 UPDATE chains SET due_nano = COALESCE((SELECT SUM(amount_nano) FROM usage WHERE usage.tenant = chains.tenant AND usage.sequence > COALESCE((SELECT MAX(last_sequence) FROM invoices WHERE invoices.tenant = chains.tenant), 0)), 0);
 
 INSERT INTO assignments (id, tenant, plan, at) SELECT SUBSTR('00000000000000000000000000', 1, 26 - LENGTH(CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR))) || CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR), id, plan, created_at FROM tenants;

@@ -293,6 +293,23 @@ BEGIN SELECT RAISE(ABORT, 'payments is append-only'); END;
 CREATE TRIGGER payments_no_delete BEFORE DELETE ON payments
 BEGIN SELECT RAISE(ABORT, 'payments is append-only'); END;
 
+CREATE TABLE seals (
+	number BIGINT NOT NULL,
+	name VARCHAR(32) NOT NULL,
+	"key" VARCHAR(128) NOT NULL,
+	"row" VARCHAR(64) NOT NULL,
+	previous VARCHAR(64) NOT NULL,
+	hash VARCHAR(64) NOT NULL,
+	at BIGINT NOT NULL,
+	PRIMARY KEY (number)
+);
+
+CREATE TRIGGER seals_no_update BEFORE UPDATE ON seals
+BEGIN SELECT RAISE(ABORT, 'seals is append-only'); END;
+
+CREATE TRIGGER seals_no_delete BEFORE DELETE ON seals
+BEGIN SELECT RAISE(ABORT, 'seals is append-only'); END;
+
 UPDATE chains SET due_nano = COALESCE((SELECT SUM(amount_nano) FROM usage WHERE usage.tenant = chains.tenant AND usage.sequence > COALESCE((SELECT MAX(last_sequence) FROM invoices WHERE invoices.tenant = chains.tenant), 0)), 0);
 
 INSERT INTO assignments (id, tenant, plan, at) SELECT SUBSTR('00000000000000000000000000', 1, 26 - LENGTH(CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR))) || CAST(ROW_NUMBER() OVER (ORDER BY created_at, id) AS VARCHAR), id, plan, created_at FROM tenants;

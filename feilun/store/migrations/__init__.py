@@ -15,9 +15,11 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from feilun.errors import ConflictError, UnavailableError
+from feilun.store import seals
 from feilun.store.database import Database, now_us
 
 _LOCK = 0x6665696C  # an arbitrary number of our own for PostgreSQL's advisory locks: "feil"
+_SEALS = 2  # the migration that brought seals: what was there before it is sealed by it
 _HISTORY = """CREATE TABLE IF NOT EXISTS migrations (
     number INTEGER PRIMARY KEY, name VARCHAR(128) NOT NULL, sha256 VARCHAR(64) NOT NULL, at BIGINT NOT NULL)"""
 
@@ -81,6 +83,8 @@ def migrate(database: Database, until: int | None = None) -> list[int]:
             row = {"number": migration.number, "name": migration.name, "sha256": migration.sha256}
             insert = text("INSERT INTO migrations (number, name, sha256, at) VALUES (:number, :name, :sha256, :at)")
             connection.execute(insert, row | {"at": now_us(connection)})
+        if any(migration.number == _SEALS for migration in missing):
+            seals.adopt(connection)
     return [m.number for m in missing]
 
 
