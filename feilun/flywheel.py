@@ -29,7 +29,7 @@ from feilun import catalog, turn
 from feilun.accounts import keys, tenants
 from feilun.accounts.terms import Terms
 from feilun.bill.settings import BillSettings
-from feilun.errors import ConflictError, DataError, ProjectError, SettingError, did_you_mean
+from feilun.errors import AccessError, ConflictError, DataError, ProjectError, SettingError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
@@ -486,10 +486,13 @@ class Flywheel:
             raise ProjectError(f"'{section}' makes a {made.kind}, no dataset", where="[bill.products]")
         return made
 
-    def products(self, tenant: str) -> list[dict[str, Any]]:
-        """What is for sale, and what a download of each would cost a customer now."""
-        tenants.get(self.database, tenant)
+    def products(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """What is for sale, and what a download of each would cost a customer now, where one is named."""
+        if tenant is not None:
+            tenants.get(self.database, tenant)
         with self.database.read() as connection:
+            if tenant is None:
+                return selling.built(connection)
             return selling.listed(connection, tenant, self._prices)
 
     def sell_product(self, name: str, tenant: str, *, form: str = "jsonl", same: str | None = None) -> selling.Sold:
@@ -502,8 +505,24 @@ class Flywheel:
             same: makes a repetition the same purchase, as an Idempotency-Key does.
         """
         tenants.get(self.database, tenant)
+        self._refuse_unbuilt(name)
         buyer = selling.Buyer(tenant, "command-line", same or f"server:{ULID()}")
         return selling.sell(self.store, name, form, buyer, self._prices)
+
+    def _refuse_unbuilt(self, product: str) -> None:
+        with self.database.read() as connection:
+            built = {p["id"] for p in selling.built(connection)}
+        if product in built:
+            return
+        declared = self.bill_settings.products
+        if product in declared:
+            hint = f"build it: feilun bill product build {product}"
+            raise AccessError(f"product '{product}' is not built yet", status=404, hint=hint, code="no-product")
+        known = sorted({*built, *declared})
+        hint = did_you_mean(product, known) or (
+            f"known: {', '.join(known)}" if known else "declare one: [bill.products.NAME]"
+        )
+        raise AccessError(f"there is no product '{product[:80]}'", status=404, hint=hint, code="no-product")
 
     def _prices(self, plan: str, at_us: int) -> Terms:
         return self.bill_settings.terms(plan, at_us)

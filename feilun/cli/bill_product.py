@@ -34,7 +34,7 @@ def build(
 
 @app.command("list")
 def list_(
-    tenant: Annotated[str, typer.Option(help="For which customer, at whose prices.")],
+    tenant: Annotated[str | None, typer.Option(help="With what a download costs this customer now.")] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:
@@ -46,18 +46,12 @@ def list_(
     if json:
         print_json(found)
         return
-    rows = [
-        [
-            p["id"],
-            p["kind"],
-            p["rows"],
-            ", ".join(p["columns"]),
-            p["licence"],
-            format_money(p["amount_nano"], p["currency"]),
-        ]
-        for p in found
-    ]
-    print_table("data products", ["name", "kind", "rows", "columns", "licence", "costs now"], rows)
+    rows = [[p["id"], p["kind"], p["rows"], ", ".join(p["columns"]), p["licence"]] for p in found]
+    heads = ["name", "kind", "rows", "columns", "licence"]
+    if tenant is not None:
+        rows = [[*row, format_money(p["amount_nano"], p["currency"])] for row, p in zip(rows, found, strict=True)]
+        heads.append("costs now")
+    print_table("data products", heads, rows)
 
 
 @app.command()

@@ -211,7 +211,8 @@ def _tell(connection: Connection, notice: dict[str, Any]) -> None:
     limit = notice["subject"].partition(":")[0]
     kind = f"{limit}.{'reached' if notice['percent'] >= 100 else 'warning'}"
     identity = outbox.identity("limit", *(str(notice[name]) for name in ("tenant", "subject", "period", "percent")))
-    payload = {"type": kind, "data": notice}
+    unit = notice["subject"].partition(":")[2] if limit == "quota" else "nano"  # of limit and used
+    payload = {"type": kind, "data": notice | {"unit": unit}}
     outbox.put(connection, kind="webhook", id=identity, subject=notice["tenant"], payload=payload)
 
 

@@ -62,8 +62,26 @@ def is_product(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def built(connection: Connection) -> list[dict[str, Any]]:
+    """Every product that is built, as customers see it."""
+    return [_described(name, release, facts) for name, release, facts in _built(connection)]
+
+
 def listed(connection: Connection, tenant: str, plans: ledger.Plans) -> list[dict[str, Any]]:
-    """Every product as a customer sees it, with what it would cost that customer now."""
+    """The same with what each would cost a customer now."""
+    plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
+    period, so_far, _ = ledger.month(connection, tenant)
+    found = []
+    for name, release, facts in _built(connection):
+        terms = plans(plan, now_us(connection))
+        amount = terms.amount(so_far, so_far.plus(units_of(facts)))
+        costs = {"amount_nano": amount, "currency": terms.currency, "period": period}
+        found.append(_described(name, release, facts) | costs)
+    return found
+
+
+def _built(connection: Connection) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name, release and facts of every product."""
     pointers, artifacts = tables.pointers.c, tables.artifacts.c
     query = (
         select(pointers.name, pointers.release, artifacts.facts)
@@ -71,18 +89,12 @@ def listed(connection: Connection, tenant: str, plans: ledger.Plans) -> list[dic
         .where(pointers.name.startswith(PREFIX))
         .order_by(pointers.name)
     )
-    plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
-    period, so_far, _ = ledger.month(connection, tenant)
-    found = []
-    for name, release, text in connection.execute(query):
-        facts = json.loads(text)
-        units = units_of(facts)
-        terms = plans(plan, now_us(connection))
-        costs = {"amount_nano": terms.amount(so_far, so_far.plus(units)), "currency": terms.currency, "period": period}
-        found.append(
-            {"id": name.removeprefix(PREFIX), "object": "product", "release": release, **_shown(facts), **costs}
-        )
-    return found
+    rows = connection.execute(query).all()
+    return [(name.removeprefix(PREFIX), release, json.loads(facts)) for name, release, facts in rows]
+
+
+def _described(name: str, release: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "product", "release": release, **_shown(facts)}
 
 
 def units_of(facts: Mapping[str, Any]) -> Counts:

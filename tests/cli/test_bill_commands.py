@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from feilun.cli import app
-from feilun.errors import ConflictError, SettingError
+from feilun.errors import AccessError, ConflictError, SettingError
 
 PROJECT = """
 [project]
@@ -98,3 +98,21 @@ def test_tables_for_people() -> None:
     for command in (*commands, ["close", "--now"], ["note", "INV-000001"], ["verify"], ["plan", "acme", "large"]):
         done = CliRunner().invoke(app, ["bill", *command], catch_exceptions=False)
         assert done.exit_code == 0, done.output
+
+
+def test_a_product_that_is_not_built_is_not_sold_and_says_what_to_do() -> None:
+    with Path("feilun.toml").open("a") as file:
+        file.write('\n[bill.products.complaints]\nsource = "feedback"\nlicence = "none"\ncolumns = ["text"]\n')
+    feilun("tenant", "add", "acme", "--plan", "small")
+    assert feilun("bill", "product", "list") == feilun("bill", "product", "list", "--tenant", "acme") == []
+    said = {}
+    for name in ("complaints", "complaint", "something"):
+        with pytest.raises(AccessError) as refused:
+            feilun("bill", "product", "sell", name, "--tenant", "acme", "--out", "rows.csv")
+        said[name] = (refused.value.what, refused.value.hint)
+    assert said["complaints"] == (
+        "product 'complaints' is not built yet",
+        "build it: feilun bill product build complaints",
+    )
+    assert said["complaint"][1] == "did you mean 'complaints'?" and said["something"][1] == "known: complaints"
+    assert not Path("rows.csv").exists()

@@ -149,6 +149,9 @@ def test_a_tenant_is_told_once_at_each_percentage_and_by_webhook(database: Datab
     with database.read() as connection:
         told = outbox.rows(connection)
     assert [row.kind for row in told] == ["webhook", "webhook"]
+    parcel = database.write(lambda c: outbox.claim(c, ["webhook"]))
+    assert parcel is not None and parcel.payload["type"] == "quota.warning"
+    assert [parcel.payload["data"][name] for name in ("used", "limit", "unit", "percent")] == [3, 5, "requests", 60]
     with pytest.raises(QuotaError):
         books.serve("one more")
     assert len(notices(database)) == 2
