@@ -5,7 +5,7 @@ READY := .venv/ready
 .PHONY: help install demo bench faults test check clean
 
 help:
-	@echo 'make install   build .venv, with pinned dependencies; every target below does so when it has to'
+	@echo 'make install   build .venv, with pinned dependencies; the others do so by themselves'
 	@echo 'make demo      one whole turn of the wheel on real data; ARGS=--stay leaves the gateway up'
 	@echo 'make test      lint, types, import rules and all tests; ARGS go to pytest'
 	@echo 'make check     the same without the tests'

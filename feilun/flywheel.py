@@ -251,6 +251,20 @@ class Flywheel:
 
         plan_history.announce(self.database, self.bill_settings.all_terms())
 
+    def required_pepper(self) -> bytes:
+        """The secret that keys are checked with.
+
+        Raises:
+            SettingError: none is set, or it is too short. Where keys were given out already, a new one is no help.
+        """
+        if not self.deployment.pepper and keys.keys(self.database):
+            raise SettingError(
+                "the secret is missing with which the keys in this database were made",
+                where="FEILUN_PEPPER",
+                hint=f"copy secrets.env of the old place to {self.deployment.home / deployment.SECRETS}",
+            )
+        return self.deployment.required_pepper()
+
     def add_key(
         self,
         tenant: str,
@@ -260,7 +274,7 @@ class Flywheel:
         budget: str | None = None,
     ) -> keys.NewKey:
         """Make an API key; its token is known now and never again. ``budget`` is what it may spend in a month."""
-        pepper = self.deployment.required_pepper()
+        pepper = self.required_pepper()
         limit = self._in_currency_of(tenant, budget)
         return keys.create(self.database, pepper, tenant, scopes=scopes, days=days, budget_nano=limit)
 
@@ -306,7 +320,7 @@ class Flywheel:
         run_gateway(
             self.deployment.database_url,
             self.deployment.artifacts,
-            pepper=self.deployment.required_pepper(),
+            pepper=self.required_pepper(),
             plans=self.bill_settings.all_terms(),
             host=host,
             port=port,
@@ -347,7 +361,7 @@ class Flywheel:
         from feilun.serve import bodies, corrections
 
         tenants.get(self.database, tenant)
-        digest = Keyring(self.database, self.deployment.required_pepper()).digest_of
+        digest = Keyring(self.database, self.required_pepper()).digest_of
         given = [bodies.validate(dict(row), bodies.CORRECTION) for row in rows]
         return self.database.write(lambda c: corrections.record(c, tenant, given, digest), order=tenant)
 
@@ -475,7 +489,7 @@ class Flywheel:
         chosen = self._one_of("bill.products", list(self.bill_settings.products), name)
         settings = self.bill_settings.products[chosen]
         dataset = None if settings.source == "feedback" else self._dataset(settings.source, observe)
-        return products.build(self.store, chosen, settings, dataset, self.deployment.required_pepper())
+        return products.build(self.store, chosen, settings, dataset, self.required_pepper())
 
     def _dataset(self, section: str, observe: Observer | None) -> Dataset:
         if section not in self.project.sections:

@@ -49,6 +49,11 @@ def restore(
     told = deployment.from_environment(find_root(project))
     made = backups.restore(folder.absolute(), told.database_url, told.artifacts, link=not copy)
     _show(made, folder, json=json, did="restored")
+    if not json:
+        say(
+            f"  secrets are not in a backup: copy secrets.env of the old place to {told.home / deployment.SECRETS}; "
+            "without it no key that was given out is valid"
+        )
 
 
 def _show(made: Backup, folder: Path, *, json: bool, did: str) -> None:

@@ -21,7 +21,9 @@ def create(
     tenant: Annotated[str, typer.Argument(help="Whose key it is.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="classify, feedback, usage; for yourself: metrics, events, admin (may be repeated)."),
+        typer.Option(
+            help="classify, feedback, usage, products; for yourself: metrics, events, admin (may be repeated)."
+        ),
     ] = None,
     days: Annotated[float | None, typer.Option(help="How long it lives; for ever by default.")] = None,
     budget: Annotated[str | None, typer.Option(help="The most it may spend in a month: '5.00 USD'.")] = None,
@@ -104,7 +106,7 @@ def rotate(
     from feilun.accounts import keys
 
     with open_wheel(project) as wheel:
-        pepper = wheel.deployment.required_pepper()
+        pepper = wheel.required_pepper()
         made = keys.rotate(wheel.database, pepper, public_id, overlap_s=overlap_hours * 3600)
     if json:
         print_json({"key": made.token, "public_id": made.public_id, "replaces": public_id})

@@ -30,6 +30,7 @@ from feilun.store.migrations import migrate, migrations, open_database
 FORMAT = 1
 FILE = "backup.json"
 _DATABASE = "feilun.db"
+_ANOTHER_HOME = "name another home with FEILUN_HOME"
 _PATIENCE_S = 60.0  # how long SQLite's copy waits for those who write
 
 
@@ -266,7 +267,7 @@ def _check_version(said: Backup) -> None:
 
 
 def _place_sqlite(file: Path, to: Path) -> None:
-    _refuse_existing(to)
+    _refuse_existing(to, _ANOTHER_HOME)
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f"{to.name}.partial-{secrets.token_hex(4)}")
     try:
@@ -280,7 +281,7 @@ def _place_sqlite(file: Path, to: Path) -> None:
         os.link(partial, to)  # unlike a rename, this refuses to overwrite
         sync_folder(to.parent)
     except FileExistsError:
-        _refuse_existing(to)
+        _refuse_existing(to, _ANOTHER_HOME)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -341,11 +342,10 @@ def _place(database: Database) -> str:
     return database.engine.url.render_as_string(hide_password=True)
 
 
-def _refuse_existing(path: Path) -> None:
+def _refuse_existing(path: Path, instead: str = "name another folder") -> None:
     if path.exists():
-        raise ConflictError(
-            f"'{path.name}' is there already", where=str(path), hint="nothing is overwritten: name another"
-        )
+        hint = f"nothing is overwritten: {instead}"
+        raise ConflictError(f"'{path.name}' is there already", where=str(path), hint=hint)
 
 
 def _sync(folder: Path) -> None:

@@ -129,6 +129,20 @@ def test_customers_and_keys_live_as_long_as_they_should(project):
     assert "none" in feilun("tenant", "change", "acme", "--budget", "none", folder=project).stdout
 
 
+def test_a_restored_project_needs_the_secret_of_the_old_place(project, tmp_path):
+    feilun("tenant", "add", "acme", "--plan", "starter", folder=project)
+    assert feilun("key", "create", "acme", folder=project).returncode == 0
+    assert feilun("backup", "copy", folder=project).returncode == 0
+    other = {"folder": project, "FEILUN_HOME": str(tmp_path / "other")}
+    told = " ".join(feilun("restore", "copy", **other).stdout.split())
+    assert "secrets.env of the old place" in told
+    for words in (["serve"], ["key", "create", "acme"]):
+        refused = " ".join(feilun(*words, **other).stderr.split())
+        assert "copy secrets.env of the old place" in refused and "openssl" not in refused
+    again = " ".join(feilun("restore", "copy", **other).stderr.split())
+    assert "nothing is overwritten: name another home with FEILUN_HOME" in again
+
+
 def test_doctor_says_what_is_missing_and_what_mends_it(project):
     good = feilun("doctor", "--json", folder=project)
     assert good.returncode == 0 and json.loads(good.stdout)["good"], good.stdout

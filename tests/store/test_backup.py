@@ -76,8 +76,10 @@ def test_nothing_is_overwritten(store: ArtifactStore, new_url: Callable[[str], s
     with pytest.raises(ConflictError):
         backup.backup(store, tmp_path / "backup")
     before = content(store.database)
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError) as refused:
         backup.restore(tmp_path / "backup", store.database.url, tmp_path / "elsewhere")
+    if kind == "sqlite":
+        assert refused.value.hint == "nothing is overwritten: name another home with FEILUN_HOME"
     assert content(store.database) == before
     assert sorted(f.name for f in tmp_path.iterdir() if f.name.startswith("backup")) == ["backup"]
 
