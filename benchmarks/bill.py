@@ -156,7 +156,7 @@ def metering(run: Run) -> Iterator[Row]:
     for kind in KINDS:
         for inputs in (1, 2):
             with run.database(kind) as url:
-                cost = metering_cost(url, rounds=run.size(8, 1), seconds=run.size(6, 2), clients=64, inputs=inputs)
+                cost = metering_cost(url, rounds=run.size(6, 1), seconds=run.size(5, 2), clients=64, inputs=inputs)
             one = f"{inputs} sentence{'s' if inputs > 1 else ''} in a request"
             what = f"throughput that metering takes, {one}, {kind}"
             yield row(f"metering-{kind}-{inputs}", what, "of 1", cost.lost, target=0.05, at_most=True)

@@ -117,14 +117,20 @@ class AccessError(FeilunError):
 
 
 class QuotaError(FeilunError):
-    """The tenant's own limit is reached; ``retry_after`` is in seconds."""
+    """The tenant's own limit is reached; ``retry_after`` is in seconds, None where waiting does not help."""
 
     code = "quota"
     exit_code = 8
     status = 429
 
     def __init__(
-        self, what: str, *, retry_after: int, where: str | None = None, hint: str | None = None, code: str | None = None
+        self,
+        what: str,
+        *,
+        retry_after: int | None,
+        where: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(what, where=where, hint=hint, code=code)
         self.retry_after = retry_after

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from feilun.accounts.terms import Terms
 from feilun.bill import plan_history
 from feilun.errors import AccessError, ConflictError, SettingError
 from feilun.flywheel import Flywheel
 from feilun.store import tables
 from feilun.store.money import NANO
-from tests.store.books import Books
 
 FILE = """
 [project]
@@ -44,10 +42,9 @@ def wheel(tmp_path: Path) -> Iterator[Flywheel]:
 def test_a_budget_that_was_the_plan_s_becomes_the_new_plan_s(wheel: Flywheel) -> None:
     assert wheel.set_plan("acme", "big").budget_nano == 500 * NANO
     assert wheel.set_plan("acme", "open").budget_nano is None
-    assert wheel.set_plan("acme", "euro").budget_nano == 400 * NANO
     with wheel.database.read() as connection:
         query = select(tables.assignments.c.plan).order_by(tables.assignments.c.at, tables.assignments.c.id)
-        assert connection.execute(query).scalars().all() == ["small", "big", "open", "euro"]
+        assert connection.execute(query).scalars().all() == ["small", "big", "open"]
 
 
 def test_a_budget_of_its_own_stays_unless_another_is_stated(wheel: Flywheel) -> None:
@@ -59,13 +56,10 @@ def test_a_budget_of_its_own_stays_unless_another_is_stated(wheel: Flywheel) -> 
     assert wheel.set_plan("acme", "big").budget_nano is None
 
 
-def test_a_budget_does_not_change_its_currency_by_itself(wheel: Flywheel) -> None:
-    wheel.set_budget("acme", "70 USD")
-    with pytest.raises(SettingError, match="not in EUR"):
-        wheel.set_plan("acme", "euro")
-    with pytest.raises(SettingError, match="not in EUR"):
-        wheel.set_plan("acme", "euro", budget="60 USD")
-    assert wheel.set_plan("acme", "euro", budget="60 EUR").budget_nano == 60 * NANO
+def test_a_budget_is_in_the_currency_of_the_plan(wheel: Flywheel) -> None:
+    with pytest.raises(SettingError, match="not in USD"):
+        wheel.set_plan("acme", "big", budget="60 EUR")
+    assert wheel.set_plan("acme", "big", budget="60 USD").budget_nano == 60 * NANO
 
 
 def test_a_plan_or_a_customer_that_is_not_there_is_refused(wheel: Flywheel) -> None:
@@ -99,10 +93,7 @@ def test_an_edited_price_holds_from_when_the_project_is_next_used(wheel: Flywhee
     assert first <= entries[1][0] <= second + 1
 
 
-def test_a_month_has_one_currency(wheel: Flywheel) -> None:
-    books = Books(wheel.database, "globex", terms=Terms("USD", unit_nano={"requests": 10}))
-    wheel.set_plan("globex", "small")
-    books.serve("one")
-    assert wheel.set_plan("globex", "big").plan == "big"
-    with pytest.raises(ConflictError, match="one currency"):
-        wheel.set_plan("globex", "euro")
+def test_a_customer_keeps_its_currency(wheel: Flywheel) -> None:
+    with pytest.raises(ConflictError, match="keeps its currency"):
+        wheel.set_plan("acme", "euro")
+    assert wheel.set_plan("acme", "big").plan == "big"

@@ -173,6 +173,15 @@ class Terms:
         simple = sum(nano * units[meter] for meter, nano in self.unit_nano.items())
         return simple + sum(t.ceiling(units[meter], units.requests) for meter, t in self.tariffs.items())
 
+    def most(self, used: Counts, held: Counts) -> int:
+        """The most that open holds can cost after a month's ``used``, whichever of them are captured and which are not.
+
+        Mostly that is all of them together. Under volume tiers more units can cost less, so there it is the ceiling.
+        """
+        if any(tariff.mode == "volume" for tariff in self.tariffs.values()):
+            return self.ceiling(held)
+        return self.amount(used, used.plus(held))
+
 
 def amount(terms: Terms, before: Counts, after: Counts) -> int:
     """See ``Terms.amount``."""

@@ -36,6 +36,11 @@ class Office:
         """See ``feilun.serve.office.Office``."""
         raise AccessError(f"there is no product '{name}'", status=404, code="not-found")
 
+    @property
+    def hears_stripe(self) -> bool:
+        """Whether the project says how to reach Stripe."""
+        return self.settings.stripe is not None
+
     def stripe_webhook(self, body: bytes, signature: str) -> None:
         """See ``feilun.serve.office.Office``."""
         from feilun.bill import stripe_inbox

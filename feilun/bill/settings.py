@@ -117,6 +117,11 @@ class SellerSettings(Settings):
     tax_id: str = Field(default="", max_length=64)
 
 
+PlanName = Annotated[
+    str, Field(pattern=r"^\w[\w.+ -]{0,63}$")
+]  # letters of any language; it stands in reports and files
+
+
 class BillSettings(Settings):
     """Everything about money. A plan has one currency, and what serving costs has one, that of ``core_hour``.
 
@@ -132,7 +137,7 @@ class BillSettings(Settings):
     due_days: int = Field(default=14, ge=0, le=365, strict=True)  # after an invoice is closed
     seller: SellerSettings = SellerSettings()
     meters: dict[str, MeterSettings] = Field(default_factory=dict)
-    plans: dict[str, PlanSettings] = Field(default_factory=dict)
+    plans: dict[PlanName, PlanSettings] = Field(default_factory=dict)
     coupons: dict[str, CouponSettings] = Field(default_factory=dict)
     tax: TaxSettings = TaxSettings()
     webhook: WebhookSettings | None = None

@@ -5,16 +5,17 @@ from __future__ import annotations
 from feilun.bill.delivery import NotDelivered
 from feilun.store.money import minor_digits
 
-_TWO_DECIMALS = ("ISK", "UGX")  # ISO 4217 gives them none, but Stripe counts in hundredths of them
+_DIGITS = {"ISK": 2, "UGX": 2, "MGA": 0}  # where Stripe counts otherwise than ISO 4217 (docs.stripe.com/currencies)
+_FINEST = 3  # Stripe has no currency with four decimals
 
 
 def step(currency: str) -> int:
     """Nano-units in one of Stripe's minor units (https://docs.stripe.com/currencies).
 
-    >>> [step(currency) for currency in ("USD", "JPY", "ISK")]
-    [10000000, 1000000000, 10000000]
+    >>> [step(currency) for currency in ("USD", "JPY", "ISK", "XAF", "OMR")]
+    [10000000, 1000000000, 10000000, 1000000000, 1000000]
     """
-    return int(10 ** (9 - (2 if currency in _TWO_DECIMALS else minor_digits(currency))))
+    return int(10 ** (9 - min(_FINEST, _DIGITS.get(currency, minor_digits(currency)))))
 
 
 def minor(nano: int, currency: str) -> int:

@@ -23,6 +23,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LIMIT = 8 << 30  # bytes of one file
 TIMEOUT_S = 30.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INSIDE = tuple(  # not the public internet either, though the standard library takes them for it
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # a cloud's own service, as seen from its machines
+        "192.0.0.192/32",  # another one's
+        "64:ff9b:1::/48",  # local NAT64 (RFC 8215)
+        "::/96",  # IPv4-compatible (deprecated)
+        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
+        "fec0::/10",  # site-local (deprecated)
+    )
+)
 
 
 def is_public(address: Address) -> bool:
@@ -30,6 +41,8 @@ def is_public(address: Address) -> bool:
 
     >>> [is_public(ipaddress.ip_address(a)) for a in ("1.1.1.1", "127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1")]
     [True, False, False, False]
+    >>> [is_public(ipaddress.ip_address(a)) for a in ("168.63.129.16", "::7f00:1", "64:ff9b:1::a9fe:a9fe", "fec0::1")]
+    [False, False, False, False]
     """
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -39,7 +52,8 @@ def is_public(address: Address) -> bool:
             return is_public(inner)
         if address.teredo is not None:
             return False
-    return address.is_global and not address.is_multicast
+    inside = any(address in network for network in _INSIDE if network.version == address.version)
+    return address.is_global and not address.is_multicast and not inside
 
 
 def download(url: str, destination: Path, *, limit: int = LIMIT, permit: Callable[[Address], bool] = is_public) -> None:

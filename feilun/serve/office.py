@@ -25,6 +25,10 @@ class Office(Protocol):
             AccessError: there is no such product for this customer (404).
         """
 
+    @property
+    def hears_stripe(self) -> bool:
+        """Whether anything from Stripe is expected here."""
+
     def stripe_webhook(self, body: bytes, signature: str) -> None:
         """Take in what Stripe tells: ``signature`` is its ``Stripe-Signature`` header, over exactly these bytes.
 

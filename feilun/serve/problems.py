@@ -61,6 +61,8 @@ def unexpected() -> Response:
 def shaped(status: int, said: Mapping[str, str | None], headers: Mapping[str, str] | None = None) -> Response:
     """OpenAI's error shape, with our ``where`` and ``hint`` beside it."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    if said["code"] == "rate-limited":
+        kind = "rate_limit_error"
     error = {"message": said["message"], "type": kind, "param": said["where"], "code": said["code"]}
     body = json.dumps({"error": error | {"where": said["where"], "hint": said["hint"]}}, ensure_ascii=True)
     return Response(body, status, headers, media_type="application/json")

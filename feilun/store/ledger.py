@@ -343,7 +343,7 @@ _INSERT_REQUEST = Statement(
 )
 _HOLD_AGAIN = Statement(
     "UPDATE requests SET state = 'held', holder = :holder, held_inputs = :held_inputs, held_tokens = :held_tokens, "
-    "held_more = :held_more, key = :key, lease_until = :until WHERE id = :id"
+    "held_more = :held_more, key = :key, created_at = :now, lease_until = :until WHERE id = :id"
 )
 _LET_GO = Statement("UPDATE requests SET state = 'released' WHERE id = :id")
 _POST = Statement(

@@ -54,6 +54,9 @@ class Limits(Protocol):
     def amount(self, before: Counts, after: Counts) -> int:
         """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``."""
 
+    def most(self, used: Counts, held: Counts) -> int:
+        """The most that open holds can cost after a month's ``used``, whichever of them are captured."""
+
     def ceiling(self, units: Counts) -> int:
         """The most that ``units`` can cost, wherever in the month they fall."""
 
@@ -127,17 +130,17 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
                 code="quota-exceeded",
                 hint="it begins anew with the next calendar month (UTC); another plan can have more",
             )
-    if budgets.tenant is not None and month.spent + terms.amount(month.units, then) > budgets.tenant:
+    if budgets.tenant is not None and month.spent + terms.most(month.units, wanted.open) > budgets.tenant:
         raise _refused("the budget for this month does not cover the request", wanted.now)
     if terms.prepaid:
         left = credit_left(connection, wanted.tenant, terms.currency, wanted.now)
-        if wanted.due_nano + terms.amount(month.units, then) > left:
+        if wanted.due_nano + terms.most(month.units, wanted.open) > left:
             raise _refused(
                 f"the prepaid credit of {format_money(left, terms.currency)} does not cover the request",
                 wanted.now,
                 code="credit-used-up",
-                hint="whoever runs this service can add credit: feilun bill credit",
-                retry_after=3600,
+                hint="add credit: ask whoever runs this service",
+                retry_after=None,
             )
     if budgets.key is not None:
         spent = month_of_key(connection, wanted.key, period).spent

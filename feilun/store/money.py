@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from feilun.errors import SettingError
+from feilun.errors import SettingError, did_you_mean
+from feilun.store.currencies import DECIMALS
 
 NANO = 10**9
-_MINOR_DIGITS = {"JPY": 0, "KRW": 0, "VND": 0, "BHD": 3, "KWD": 3, "JOD": 3}  # ISO 4217; 2 where not listed
 _FORM = re.compile(r"\s*(-?)(\d[\d_]*)(?:\.(\d+))?\s+([A-Z]{3})\s*", re.ASCII)
 MOST = 2**63 - 1  # what a BIGINT column holds: more than nine thousand million units
 
@@ -31,7 +31,7 @@ def parse_money(text: str) -> Money:
     """Read ``"19.00 USD"``.
 
     Raises:
-        SettingError: not of that form, finer than a nano-unit, or more than a BIGINT column holds.
+        SettingError: not of that form, no currency in use, finer than a nano-unit, or more than a BIGINT column holds.
 
     >>> parse_money("0.0008 USD")
     Money(nano=800000, currency='USD')
@@ -40,6 +40,9 @@ def parse_money(text: str) -> Money:
     if not match:
         raise SettingError(f"'{text}' is not an amount of money", hint="write it as '19.00 USD'")
     sign, whole, decimals, currency = match[1], match[2], (match[3] or "").rstrip("0"), match[4]
+    if currency not in DECIMALS:
+        hint = did_you_mean(currency, DECIMALS) or "codes of three letters, as in ISO 4217"
+        raise SettingError(f"'{currency}' is not a currency", hint=hint)
     if len(decimals) > 9:
         raise SettingError(f"'{text}' is finer than a nano-unit (9 decimals)", hint="price a larger unit, say 1,000")
     nano = int(whole.replace("_", "")[:40]) * NANO + int(decimals.ljust(9, "0"))
@@ -49,8 +52,8 @@ def parse_money(text: str) -> Money:
 
 
 def minor_digits(currency: str) -> int:
-    """Decimals of the currency's smallest coin (ISO 4217)."""
-    return _MINOR_DIGITS.get(currency, 2)
+    """Decimals of the currency's smallest coin (ISO 4217); 2 for what old ledgers may hold and the list does not."""
+    return DECIMALS.get(currency, 2)
 
 
 def half_even(numerator: int, denominator: int) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from feilun.errors import SettingError
+
+LAST_YEAR = 9999
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -20,10 +23,15 @@ def period_of(at: int) -> str:
 def bounds(period: str) -> tuple[int, int]:
     """First microsecond of the month, and the first of the next.
 
+    Raises:
+        SettingError: after the year 9998, whose end no calendar of Python's has.
+
     >>> bounds("2026-11")[0]
     1793491200000000
     """
     year, month = int(period[:4]), int(period[5:7])
+    if year >= LAST_YEAR:
+        raise SettingError(f"'{period}' is too far away", hint="write it as 2026-11")
     following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     return _us(datetime(year, month, 1, tzinfo=UTC)), _us(following)
 

@@ -125,3 +125,22 @@ def test_a_body_that_does_not_arrive_in_time_is_refused_case_26(house: House) ->
         with socket.create_connection(("127.0.0.1", int(hasty.base.rsplit(":", 1)[1]))) as slow:
             slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             assert slow.recv(100).split()[1] == b"408"
+
+
+@pytest.mark.parametrize("stripe", [False, True])
+def test_who_has_no_key_keeps_no_customer_from_an_answer_by_the_signed_route_case_26(
+    house: House, stripe: bool
+) -> None:
+    bill = {"stripe": {}} if stripe else {}
+    with (
+        gateway(house, bill=bill, queue_bytes=20_000_000, queue_requests=20) as running,
+        contextlib.ExitStack() as open_,
+    ):
+        port = int(running.base.rsplit(":", 1)[1])
+        head = "POST /v1/stripe/webhook HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        for i in range(60):
+            idle = open_.enter_context(socket.create_connection(("127.0.0.1", port)))
+            length = "Transfer-Encoding: chunked" if i % 2 else "Content-Length: 5000"
+            idle.sendall(f"{head}Stripe-Signature: t=1,v1=0\r\n{length}\r\n\r\n".encode())
+        until(lambda: ask(running, house.tokens["acme"]).status_code == 200, timeout=2)
+        assert [ask(running, house.tokens["acme"]).status_code for _ in range(10)] == [200] * 10

@@ -103,6 +103,18 @@ def test_prepaid_credit_is_spent_to_the_last_request_and_not_beyond(database: Da
     assert isinstance(books.hold("again"), ledger.Hold)
 
 
+def test_a_budget_holds_although_more_units_can_cost_less(database: Database) -> None:
+    tiers = Tariff("volume", (Tier(1_000, 10), Tier(None, 0)))
+    books = Books(database, terms=Terms("USD", tariffs={"tokens": tiers}), budget=100)
+    with pytest.raises(QuotaError):  # together with it everything would be free, but it need not be captured
+        books.hold("large", tokens=2_000)
+    for i in range(10):
+        books.serve(f"small {i}", tokens=1)
+    with pytest.raises(QuotaError):
+        books.hold("one more", tokens=1)
+    assert books.month()[1] == 100
+
+
 def test_credit_that_has_expired_pays_for_nothing(database: Database) -> None:
     books = Books(database, terms=Terms("USD", unit_nano={"requests": 10}, prepaid=True))
     grant(database, "acme", 100, expires_at=1)
