@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from feilun.accounts.terms import Counts
+from feilun.bill.forecast import forecast
+from feilun.bill.forecast_draws import Measured, Part
+from feilun.bill.forecast_settings import ForecastSettings
 from feilun.bill.plan_settings import Change, PlanSettings, Step, Tiers
 from feilun.bill.settings import (
     BUILT_IN,
@@ -24,6 +28,8 @@ from feilun.bill.settings import (
     WebhookSettings,
 )
 from feilun.pipeline import project
+from feilun.serve.settings import GatewaySettings
+from feilun.store import cloudevents, events
 from feilun.store.money import NANO
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,6 +53,23 @@ def test_every_example_is_a_project(number: int, tmp_path: Path) -> None:
     loaded = project.load(tmp_path, {"bill": BillSettings}).others["bill"]
     assert isinstance(loaded, BillSettings)
     assert loaded.all_terms().keys() == loaded.plans.keys()
+
+
+def test_every_setting_of_a_forecast_is_in_its_section_and_its_example_works(stated: BillSettings) -> None:
+    section = DOCUMENT.partition("\n## Forecast\n")[2].partition("\n## ")[0]
+    assert not ForecastSettings.model_fields.keys() - set(re.findall(r"[a-z_]+", section))
+    (example,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    chosen = ForecastSettings.model_validate(tomllib.loads(example)["bill"]["forecast"]["launch"] | {"draws": 20})
+    past = Measured((Part(10, {"tokens": 50}, 10**9, 10**8),), customers=(30.0,), core_hour_nano=50_000_000)
+    assert forecast("launch", chosen, stated.all_terms(), past, "2026-12").months[0].revenue_nano.p50 > 0
+
+
+def test_the_event_of_the_example_is_one() -> None:
+    (body,) = re.findall(r"-d '(\{.*?\n  \})'", DOCUMENT, re.DOTALL)
+    event = cloudevents.read(json.loads(body))
+    assert (event.tenant, event.meter, event.units, event.id) == ("acme", "pages", 12, "job-1048")
+    assert f"up to {events.MOST:,}" in DOCUMENT and f"{GatewaySettings().body_bytes:,} bytes" in DOCUMENT
+    assert events.MOST_UNITS == 10**12 and events.LONGEST == 255 and events.PAST_US == 366 * events.FUTURE_US
 
 
 @pytest.mark.parametrize("kind", KINDS)

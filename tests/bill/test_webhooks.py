@@ -6,9 +6,11 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,23 @@ def test_a_closed_invoice_is_told_signed(database: Database, receiver: Receiver)
     assert said["timestamp"].endswith("Z")
     assert headers["content-type"] == "application/json"
     assert desk.rows(database)[0].receipt == "200"
+
+
+def test_the_documented_lines_verify_a_real_message_and_refuse_others(database: Database, receiver: Receiver) -> None:
+    document = Path(__file__).parents[2] / "docs" / "bill.md"
+    (lines,) = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.DOTALL)
+    assert len(lines.strip().splitlines()) <= 10
+    there: dict[str, Any] = {}
+    exec(lines, there)
+    settings = told(receiver)
+    desk.close(database, settings, "acme", [CENT])
+    assert deliver(database, [sender(settings)]) == 1
+    ((headers, body),) = receiver.got
+    genuine = there["is_genuine"]
+    assert genuine(SECRET, headers, body)
+    assert not genuine(SECRET, headers, body + b" ")
+    assert not genuine(f"whsec_{base64.b64encode(KEY + b'!').decode()}", headers, body)
+    assert not genuine(SECRET, headers | {"webhook-timestamp": str(int(time.time()) - 400)}, body)
 
 
 def test_each_attempt_has_the_same_id_and_body_and_its_own_time(database: Database, receiver: Receiver) -> None:
