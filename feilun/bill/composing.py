@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, text
 
-from feilun.bill import coupons, credits, history, profiles, tax
+from feilun.bill import coupons, credits, history, profiles, schedule, tax
 from feilun.bill.charging import CHARGES, Known, Scope, charge
-from feilun.bill.event_lines import Meter
+from feilun.bill.event_lines import LEVELS, STORED_EXAMPLES, Meter
 from feilun.bill.invoice import Invoice, parse
 from feilun.bill.plan_history import PlanHistory
 from feilun.bill.rating import Line
@@ -188,8 +188,23 @@ def _draft(connection: Connection, stands: Standing, scope: Scope, settings: Bil
         last_event=scope.last_event,
         aggregates=is_level,
         partial=not scope.all,
+        to_come=tuple(_to_come(stands, scope)) if stands.interim and scope.all else (),
     )
     return Draft(invoice, charged.stored_nano)
+
+
+def _to_come(stands: Standing, scope: Scope) -> Iterator[Mapping[str, str | int]]:
+    """What the month's last invoice will charge and an interim one does not: the minimum, and levels with a price."""
+    known = stands.known
+    parts = known.history.segments(stands.period)
+    if not parts or parts[-1].terms.currency != scope.currency:
+        return
+    least = schedule.minimum_nano(parts, known.month, known.history.trials()) if scope.fees else 0
+    if least > 0 and {part.terms.currency for part in parts} == {scope.currency}:
+        yield {"minimum_nano": least}
+    levels = [name for name, meter in known.meters.items() if meter.aggregate in LEVELS]
+    priced = parts[-1].terms.priced
+    yield from ({"meter": name} for name in (*sorted(levels), STORED_EXAMPLES) if name in priced)
 
 
 def _paid(connection: Connection, stands: Standing, scope: Scope, lines: Sequence[Line]) -> list[Line]:

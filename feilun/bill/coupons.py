@@ -80,15 +80,21 @@ def redeem(database: Database, tenant: str, code: str, settings: BillSettings) -
         plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
         used = tables.redemptions.c
         tenants = connection.execute(select(used.tenant).where(used.coupon == code)).scalars().all()
+        own, of = settings.terms(plan).currency, offer.amount_off.currency if offer.amount_off else None
         refused = {
             "was redeemed before": tenant in tenants,
             f"is not for the plan '{plan}'": bool(offer.plans) and plan not in offer.plans,
+            f"takes off {of}, and the plan '{plan}' is in {own}: it would never apply": of not in (None, own),
             "was redeemed as often as it may be": offer.most is not None and len(tenants) >= offer.most,
             "can no longer be redeemed": offer.redeem_by is not None and now >= microseconds(offer.redeem_by),
         }
         for why, is_so in refused.items():
             if is_so:
-                raise ConflictError(f"the coupon '{code}' {why}", where=f"tenant '{tenant}'", code="coupon-refused")
+                hint = f"it is for {', '.join(offer.plans)}" if why.startswith("is not for") else None
+                hint = f"a coupon that takes off {own}, or a percentage" if why.startswith("takes off") else hint
+                raise ConflictError(
+                    f"the coupon '{code}' {why}", where=f"tenant '{tenant}'", hint=hint, code="coupon-refused"
+                )
         amount = offer.amount_off
         coupon = Coupon(
             code,

@@ -1,8 +1,12 @@
-"""Credit notes: what takes back an invoice, or lines of it, with the tax on them; an invoice itself never changes."""
+"""Credit notes: what takes back an invoice, or lines of it; an invoice itself never changes.
+
+What prepaid credit had paid is given back as credit, by a grant in the same transaction; ``due_nano`` of a note, not
+above 0, is what is to be paid back or set off.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,24 +18,23 @@ from feilun.bill.bookings import reversed_lines
 from feilun.bill.invoice import Invoice, parse, sealed
 from feilun.bill.rating import Line
 from feilun.bill.settings import BillSettings
+from feilun.bill.taken_back import note_lines
 from feilun.bill.wording import worded
 from feilun.errors import AccessError, ConflictError, SettingError, did_you_mean
-from feilun.store import ledger, tables
+from feilun.store import ledger, seals, tables
 from feilun.store.database import Database, now_us
-from feilun.store.money import format_money, half_even, round_to_minor
 
 CREDIT_NOTE = "credit_note"
-_FOLLOWS = ("tax", "credit")  # lines that cannot be taken back by themselves
 
 
 def issue(
     database: Database, number: str, settings: BillSettings, *, lines: Sequence[str] | None = None, reason: str = ""
 ) -> Invoice:
-    """Take back the invoice ``number``, or those of its ``lines`` that are named; the tax on them follows.
+    """Take back the invoice ``number``, or those of its ``lines`` that are named; discounts, tax and credit follow.
 
     Raises:
         AccessError: there is no such invoice, or no such line of it.
-        ConflictError: it was taken back before, or more would be taken back than was invoiced.
+        ConflictError: it was taken back before, it is a credit note itself, or more would be taken back than invoiced.
     """
     identity = str(ULID())
 
@@ -43,9 +46,13 @@ def issue(
         if connection.dialect.name == "postgresql":  # numbers have no gaps, so they are given one at a time
             connection.execute(text("LOCK TABLE credit_notes IN SHARE ROW EXCLUSIVE MODE"))
         count = connection.execute(select(func.count()).select_from(tables.credit_notes)).scalar_one()
-        note = _note(invoice, f"CN-{count + 1:06d}", made, reason, max(now_us(connection), invoice.at))
+        number_of, at = f"CN-{count + 1:06d}", max(now_us(connection), invoice.at)
+        made = _given_back(connection, (number_of, row.tenant, invoice.currency, at), made)
+        note = _note(invoice, number_of, made, reason, at)
         columns = {name: getattr(note, name) for name in ("number", "tenant", "currency", "total_nano", "body", "at")}
-        connection.execute(insert(tables.credit_notes).values(id=identity, invoice=row.id, **columns))
+        columns |= {"id": identity, "invoice": row.id}
+        connection.execute(insert(tables.credit_notes).values(columns))
+        seals.seal(connection, "credit_notes", columns)
         shared = {"entry": identity, "currency": note.currency, "at": note.at}
         sides = reversed_lines(note.tenant, note.lines)
         connection.execute(
@@ -64,66 +71,28 @@ def of_invoice(connection: Connection, identity: str) -> list[Invoice]:
     return [parse(body) for body in connection.execute(query).scalars()]
 
 
-def note_lines(invoice: Invoice, earlier: Sequence[Invoice], chosen: Sequence[str] | None = None) -> list[Line]:
-    """The lines of a credit note after ``earlier`` ones: each takes one line of the invoice back, in whole.
+def _given_back(connection: Connection, note: tuple[str, str, str, int], lines: Sequence[Line]) -> list[Line]:
+    """Write a grant for each line of prepaid credit that is given back, and name it in the line's words.
 
-    Tax is taken back in proportion to all that was taken back so far, so that in the end it is what was charged.
-
-    Raises:
-        AccessError: there is no such line.
-        ConflictError: a line was taken back before, or more would be taken back than was invoiced.
+    It expires as the grant that had paid; where that is over by now, it does not. Its postings are the note's.
     """
-    own = {line.id: line for line in invoice.lines if line.kind not in _FOLLOWS}
-    done = {str(line.words["corrects"]) for note in earlier for line in note.lines}
-    wanted = [name for name, line in own.items() if name not in done and line.amount_nano]
-    if chosen is not None:
-        wanted = list(dict.fromkeys(_checked(name, own, done) for name in chosen))
-    made = [_back(own[name], own[name].amount_nano, invoice.currency) for name in wanted]
-    made += _taxes(invoice, earlier, -sum(line.amount_nano for line in made))
-    back = -sum(line.amount_nano for line in made)
-    before = -sum(note.total_nano for note in earlier)
-    if not 0 < back <= invoice.total_nano - before:
-        left = format_money(max(0, invoice.total_nano - before), invoice.currency)
-        raise ConflictError(
-            f"a credit note of {format_money(back, invoice.currency)} cannot be made: {left} is left of the invoice",
-            where=invoice.number,
-            hint="name other lines; a discount is taken back with what it was taken off",
-            code="credit-note-refused",
-        )
+    number, tenant, currency, at = note
+    grants, made = tables.grants.c, []
+    for line in lines:
+        if line.kind != "credit":
+            made.append(line)
+        else:
+            old = select(grants.expires_at).where(grants.id == line.words["grant"])
+            expires = connection.execute(old).scalar_one()
+            expires = expires if expires is not None and expires > at else None
+            identity = str(ULID())
+            row = {"id": identity, "tenant": tenant, "currency": currency, "amount_nano": line.amount_nano, "at": at}
+            row |= {"expires_at": expires, "reason": f"credit note {number}"}
+            connection.execute(insert(tables.grants).values(row))
+            seals.seal(connection, "grants", row)
+            words = {**line.words, "grant": identity} | ({"expires_at": expires} if expires is not None else {})
+            made.append(worded(replace(line, words=words), currency))
     return made
-
-
-def _checked(name: str, own: dict[str, Line], done: set[str]) -> str:
-    if name not in own:
-        hint = did_you_mean(name, own) or f"its lines are {', '.join(list(own)[:10])}"
-        raise AccessError(f"there is no line '{name}' to take back", status=404, hint=hint, code="not-found")
-    if name in done:
-        raise ConflictError(f"the line {name} was taken back before", code="credit-note-refused")
-    return name
-
-
-def _taxes(invoice: Invoice, earlier: Sequence[Invoice], back: int) -> Iterator[Line]:
-    net = sum(line.amount_nano for line in invoice.lines if line.kind not in _FOLLOWS)
-    so_far = back - sum(line.amount_nano for note in earlier for line in note.lines if line.kind != "tax")
-    for line in invoice.lines:
-        if line.kind == "tax" and line.amount_nano and net:
-            given = [each for note in earlier for each in note.lines if each.words["corrects"] == line.id]
-            whole = round_to_minor(half_even(line.amount_nano * so_far, net), invoice.currency)
-            amount = whole + sum(each.amount_nano for each in given)
-            if amount:
-                yield _back(line, amount, invoice.currency)
-
-
-def _back(line: Line, amount: int, currency: str) -> Line:
-    taken = replace(
-        line,
-        units=-line.units,
-        exact_nano=-amount,
-        amount_nano=-amount,
-        query=None,
-        words={**line.words, "corrects": line.id},
-    )
-    return worded(taken, currency)
 
 
 def _note(invoice: Invoice, number: str, lines: Sequence[Line], reason: str, at: int) -> Invoice:
@@ -149,6 +118,12 @@ def _note(invoice: Invoice, number: str, lines: Sequence[Line], reason: str, at:
 def _stored(connection: Connection, number: str) -> Any:
     row = connection.execute(select(tables.invoices).where(tables.invoices.c.number == number)).one_or_none()
     if row is None:
+        notes = tables.credit_notes.c.number
+        if connection.execute(select(notes).where(notes == number)).first() is not None:
+            hint = "what it took back can be invoiced again; prepaid credit can be granted with: feilun bill credit"
+            raise ConflictError(
+                f"{number} is a credit note: it cannot be taken back", hint=hint, code="credit-note-refused"
+            )
         numbers = connection.execute(select(tables.invoices.c.number)).scalars()
         hint = did_you_mean(number, numbers) or "list them with: feilun bill"
         raise AccessError(f"there is no invoice '{number[:80]}'", status=404, hint=hint, code="not-found")

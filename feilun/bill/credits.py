@@ -51,16 +51,35 @@ def prepaid(tenant: str) -> str:
     return f"tenant:{tenant}:prepaid"
 
 
-def grant(database: Database, tenant: str, money: Money, *, reason: str, expires_at: int | None = None) -> Credit:
+def grant(
+    database: Database,
+    tenant: str,
+    money: Money,
+    *,
+    reason: str,
+    expires_at: int | None = None,
+    currency: str | None = None,
+) -> Credit:
     """Give a tenant prepaid credit.
 
+    Args:
+        currency: of the tenant's plan, where credit in another one, that pays for nothing, is to be refused.
+
     Raises:
-        SettingError: nothing, less than nothing or a part of the smallest coin is given, or it has expired already.
+        SettingError: nothing, less than nothing or a part of the smallest coin is given, or it has expired already,
+            or it is in another currency.
         AccessError: there is no such tenant.
     """
     if not 0 < money.nano <= MOST or round_to_minor(*money) != money.nano:
         raise SettingError(
             f"'{money}' cannot be granted", where="credit", hint="give whole coins, above 0: '50.00 USD'"
+        )
+    if currency is not None and money.currency != currency:
+        raise SettingError(
+            f"credit in {money.currency} would pay for nothing: the plan of '{tenant}' is in {currency}",
+            where="credit",
+            hint=f"grant it in {currency}",
+            code="other-currency",
         )
     identity = str(ULID())
 

@@ -120,6 +120,15 @@ def unit_price(line: Line, currency: str, language: Language = "en") -> str:
     return price if per == 1 else sentence("per", language, price=price, per=per)
 
 
+def to_come(invoice: Invoice, language: Language = "en") -> str:
+    """What an interim invoice does not charge yet: "Still to come when the month ends: minimum 30.00 USD, disk_gb"."""
+    told = []
+    for one in invoice.to_come:
+        amount = format_money(int(one.get("minimum_nano", 0)), invoice.currency)
+        told.append(str(one["meter"]) if "meter" in one else sentence("minimum", language, amount=amount))
+    return sentence("to_come", language, what=(", " if language == "en" else "、").join(told))
+
+
 def _facts(invoice: Invoice, language: Language) -> Iterator[tuple[str, str]]:
     yield word("number", language), word("draft", language) if invoice.number == DRAFT else invoice.number
     yield word("as_of" if invoice.state != "final" else "issued", language), date(invoice.at, language)
@@ -203,7 +212,9 @@ def _totals(invoice: Invoice, language: Language) -> Iterator[Total]:
     if invoice.kind == "invoice":
         yield Total(word("due", language), "", format_money(invoice.due_nano, currency), 2)
     else:
-        yield Total(word("credited", language), "", format_money(abs(invoice.due_nano), currency), 2)
+        yield Total(
+            word("to_return" if credits else "credited", language), "", format_money(abs(invoice.due_nano), currency), 2
+        )
 
 
 def _below(lines: Iterable[Line], currency: str, language: Language) -> Iterator[Total]:
@@ -224,6 +235,8 @@ def _notes(invoice: Invoice, language: Language) -> Iterator[str]:
     first, last = invoice.first_event, invoice.last_event
     if is_invoice and first is not None and last is not None and first <= last:
         yield sentence("events", language, first=first, last=last)
+    if invoice.to_come:
+        yield to_come(invoice, language)
     yield word("rounding", language)
     traceable = next((line.id for line in invoice.lines if line.release), None)
     if is_invoice and traceable is not None and invoice.state == "final":

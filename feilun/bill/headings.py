@@ -44,6 +44,7 @@ _WORDS = {
     "total": ("Total", "合计"),
     "due": ("Amount due", "应付金额"),
     "credited": ("Credited", "贷记金额"),
+    "to_return": ("To be paid back or set off", "应退还或抵扣金额"),
     "price_version": ("price version", "价格版本"),
     "release": ("release", "模型版本"),
     "query": ("Count it again (SQL)", "重新计数（SQL）"),
@@ -82,6 +83,8 @@ _SENTENCES = {
     "sealed": ("SHA-256 of the JSON form: {digest}", "JSON 格式的 SHA-256：{digest}"),
     "page": ("Page {page} of {pages}", "第 {page} 页，共 {pages} 页"),
     "per": ("{price} per {per:,}", "{price} 每 {per:,}"),
+    "to_come": ("Still to come when the month ends: {what}", "账期结束时另计：{what}"),
+    "minimum": ("minimum {amount}", "最低消费 {amount}"),
     "reversed": ("Reverses {number}", "冲销 {number}"),
 }
 

@@ -41,12 +41,15 @@ class Invoice:
     due_at: int | None = None
     first_event: int | None = None  # of the tenant's events that it covers, both included: those of its period
     last_event: int | None = None  # and of earlier ones that no earlier invoice covers (see bill/events.py)
-    credits_nano: int = 0  # sum of the credit lines, not above 0; ``total_nano`` is the sum of all others
+    credits_nano: int = 0  # sum of the credit lines, not above 0; ``total_nano`` is the sum of all others. Of a credit
+    # note it is what is given back as credit, above 0, and ``due_nano`` what is to be paid back or set off, below 0.
     due_nano: int = 0
     aggregates: Mapping[str, str] = field(default_factory=dict)  # how meters were aggregated that are not summed
     partial: bool = False  # usage rows alone: the same currency has a later invoice, with fees and all else
     corrects: str | None = None  # of a credit note: the number of its invoice
     reason: str = ""  # of a credit note
+    to_come: tuple[Mapping[str, str | int], ...] = ()  # of an interim one: what is charged when the month is over,
+    # {"minimum_nano": ...} or {"meter": ...}; left out of the body where there is none
 
     @property
     def total(self) -> str:
@@ -66,6 +69,8 @@ def sealed(invoice: Invoice) -> Invoice:
     summed = replace(invoice, lines=lines, total_nano=total, credits_nano=credits, due_nano=total + credits)
     values = asdict(summed) | {"total": summed.total}
     del values["body"]
+    if not summed.to_come:
+        del values["to_come"]
     return replace(summed, body=canonical(values).decode())
 
 
@@ -75,4 +80,5 @@ def parse(body: str) -> Invoice:
     lines = tuple(Line(**line) for line in values.pop("lines"))
     del values["total"]
     values.setdefault("due_nano", values["total_nano"])
-    return Invoice(**values, lines=lines, body=body)
+    to_come = tuple(values.pop("to_come", ()))
+    return Invoice(**values, lines=lines, to_come=to_come, body=body)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from ulid import ULID
 
+from feilun.bill.countries import COUNTRIES
 from feilun.errors import AccessError, SettingError, did_you_mean
 from feilun.store import seals, tables
 from feilun.store.artifacts import canonical
@@ -25,7 +26,7 @@ FIELDS = {  # and the most characters of each
 }
 ON_PAPER = ("name", "address", "country", "tax_id")
 LANGUAGES = ("en", "zh")
-_COUNTRY = re.compile(r"[A-Z]{2}", re.ASCII)  # ISO 3166-1
+_MEANT = {"UK": "GB", "EL": "GR"}  # codes that are in use, and are not of ISO 3166-1
 _TAX_ID = re.compile(r"[A-Z0-9][A-Z0-9 ./-]*", re.ASCII)
 
 
@@ -83,8 +84,9 @@ def _check(name: str, value: str) -> None:
         raise SettingError(f"this cannot be a customer's {name}", where=name, hint=f"at most {FIELDS[name]} characters")
     if not value:
         return
-    if name == "country" and not _COUNTRY.fullmatch(value):
-        raise SettingError(f"'{value}' is not a country", where=name, hint="two capital letters, ISO 3166-1: DE")
+    if name == "country" and value not in COUNTRIES:
+        hint = f"did you mean '{_MEANT[value]}'?" if value in _MEANT else "two capital letters, ISO 3166-1: DE"
+        raise SettingError(f"'{value}' is not a country", where=name, hint=hint)
     if name == "tax_id" and not _TAX_ID.fullmatch(value):
         raise SettingError(f"'{value}' cannot be a tax id", where=name, hint="capital letters and digits: DE123456789")
     if name == "language" and value not in LANGUAGES:

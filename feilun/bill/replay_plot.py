@@ -36,7 +36,7 @@ def draw(replay: Replay, file: Path) -> None:
             [_units(s.revenue_nano) for s in chosen],
             0.38,
             color=colour,
-            label=f"paid {side}",
+            label=f"invoiced {side}",
         )
         axes.plot(
             [p + shift for p in places],

@@ -9,6 +9,7 @@ made twice. Stripe keeps such keys for a day at the least; for an older row it i
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -190,9 +191,9 @@ class _Sending:
     def _credit_note(self) -> str:
         number = str(self._parcel.payload["number"])
         notes, closed = tables.credit_notes.c, tables.invoices.c
-        wanted = select(notes.total_nano, notes.currency, notes.tenant, closed.number.label("invoice")).select_from(
-            tables.credit_notes.join(tables.invoices)
-        )
+        wanted = select(
+            notes.total_nano, notes.body, notes.currency, notes.tenant, closed.number.label("invoice")
+        ).select_from(tables.credit_notes.join(tables.invoices))
         with self._database.read() as connection:
             note = connection.execute(wanted.where(notes.number == number)).one()
             told_of = outbox.identity(INVOICE, note.invoice)
@@ -201,7 +202,8 @@ class _Sending:
             return NOTHING_DUE
         if made is None:
             raise NotDelivered(f"Stripe does not have {note.invoice} yet")
-        amount = minor(abs(note.total_nano), note.currency)
+        due = int(json.loads(note.body).get("due_nano", note.total_nano))  # the rest was given back as prepaid credit
+        amount = minor(abs(due), note.currency)
         if not made.startswith("in_") or amount == 0:
             return NOTHING_DUE
         credit_notes = self._stripe.v1.credit_notes
@@ -266,7 +268,6 @@ _GIVES_BACK = {"outside": "out_of_band_amount", "refund": "refund_amount", "bala
 
 def customer_params(tenant: str, profile: str | None) -> dict[str, Any]:
     """What Stripe is told of a customer: no more than its invoices need."""
-    import json
 
     known = json.loads(profile) if profile else {}
     told: dict[str, Any] = {"name": known.get("name") or tenant, "metadata": {"feilun_tenant": tenant}}

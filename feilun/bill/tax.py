@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from feilun.bill.coupons import percent_of
@@ -11,7 +11,8 @@ from feilun.bill.wording import worded
 from feilun.store.money import round_to_minor
 
 if TYPE_CHECKING:
-    from feilun.bill.settings import TaxSettings
+    from feilun.bill.invoice import Invoice
+    from feilun.bill.settings import BillSettings, TaxSettings
 
 
 def account(country: str) -> str:
@@ -50,6 +51,16 @@ def taxes(
         words = {"name": "VAT", "country": country, "base_nano": base, "reverse": 1, "tax_id": buyer["tax_id"]}
         found.append(worded(Line(kind="tax", period=period, words=words), currency))
     return found
+
+
+def without_country(invoices: Iterable[Invoice], settings: BillSettings) -> str:
+    """Whose country is not known, where it decides the tax, and what was done; empty where there is nobody."""
+    names = sorted({i.tenant for i in invoices if i.lines and not i.buyer.get("country")})
+    if not names or not settings.tax.rates:
+        return ""
+    home = settings.seller.country
+    done = f"taxed as in {home}" if home else "not taxed, and the seller has no country either"
+    return f"no country known of: {', '.join(names)}; {done}: feilun bill profile"
 
 
 def is_reversed(buyer: Mapping[str, str], seller: Mapping[str, str], rules: TaxSettings) -> bool:

@@ -18,7 +18,8 @@ without any words, is still told from its kind and numbers.
     minimum   plan, minimum_nano, reached_nano: what the lines before came to; [part, whole: as for fee]
     tax       name ("VAT"), country ("DE"), percent, base_nano; [reverse: 1 where the customer accounts for it; its
               tax_id], with an amount of 0
-    credit    [reason, grant: its id, expires_at, had_nano: what was left of it before]; its amount is negative
+    credit    [reason, grant: its id, expires_at, had_nano: what was left of it before]; its amount is negative, and
+              above 0 on a credit note, that gives it back: grant and expires_at are those of the new grant
 
     rate      "unit" (or left out), "package" (each begun ``per`` units cost ``unit_nano``), "volume" (all units at the
               price of the tier that the month ends in) or "flat" (``unit_nano`` once, when the tier is entered)
@@ -71,6 +72,8 @@ def describe(line: Line, language: Language) -> str:
     corrects = line.words.get("corrects")
     if corrects is None:
         return told
+    if line.kind == "credit":
+        return _credit(line, language)
     return f"Reversal of {corrects}: {told}" if language == "en" else f"冲销 {corrects}：{told}"
 
 
@@ -78,7 +81,11 @@ def arithmetic(line: Line, currency: str, language: Language) -> str:
     """How the line's amount comes about, from the numbers that it is made of."""
     corrects = line.words.get("corrects")
     if corrects is not None:
-        back = format_money(-line.amount_nano, currency)
+        back = format_money(abs(line.amount_nano) if line.kind == "credit" else -line.amount_nano, currency)
+        if line.kind == "credit":
+            return (
+                f"{back} of {corrects} given back as credit" if language == "en" else f"{corrects} 的 {back} 退为余额"
+            )
         return f"{back} of {corrects} taken back" if language == "en" else f"退回 {corrects} 的 {back}"
     return _ARITHMETIC.get(line.kind, _amount)(line, currency, language)
 
@@ -265,9 +272,9 @@ def _credit(line: Line, language: Language) -> str:
     parts = [str(part) for part in (reason, grant) if part]
     if language == "en":
         parts += [f"expires {moment(int(expires), 'en')}"] if expires is not None else []
-        return ", ".join(["Prepaid credit used", *parts])
+        return ", ".join(["Prepaid credit given back" if "corrects" in line.words else "Prepaid credit used", *parts])
     parts += [f"{moment(int(expires), 'zh')}到期"] if expires is not None else []
-    return "，".join(["使用预付余额", *parts])
+    return "，".join(["退还预付余额" if "corrects" in line.words else "使用预付余额", *parts])
 
 
 def _other(line: Line, language: Language) -> str:

@@ -68,6 +68,7 @@ def bill(
         invoices = wheel.bill(period, tenant=tenant, close=close, now=now)
         checked = wheel.verify() if verify or close else None
         margins = wheel.margin(period or wheel.period)
+        settings = wheel.bill_settings
         written = bill_show.write(wheel.database, invoices, out) if out else []
     if json:
         document: dict[str, Any] = {"invoices": [i.as_dict() for i in invoices], "margin": margins.as_dict()}
@@ -76,6 +77,7 @@ def bill(
         print_json(document)
     else:
         _show(invoices, margins, checked)
+        bill_books.say_notes(invoices, settings)
         for file in written:
             say(f"  wrote {file}")
     if checked is not None and not checked.holds:

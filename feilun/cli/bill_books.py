@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,8 @@ from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.show import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from feilun.bill.invoice import Invoice
+    from feilun.bill.settings import BillSettings
     from feilun.bill.verify import Verification
     from feilun.flywheel import Flywheel
 
@@ -27,12 +30,26 @@ def close(
     with open_wheel(project) as wheel:
         chosen = period or (wheel.period if now else _before(wheel))
         made = wheel.bill(chosen, tenant=tenant, close=True, now=now)
+        settings = wheel.bill_settings
     closed = [invoice for invoice in made if invoice.number != "DRAFT"]
     if json:
         print_json({"period": chosen, "invoices": [invoice.as_dict() for invoice in closed]})
         return
-    rows = [[i.number, i.tenant, i.state, len(i.lines), i.total] for i in closed]
+    rows = [[i.number, i.tenant, "interim" if i.interim else i.state, len(i.lines), i.total] for i in closed]
     print_table(f"invoices of {chosen}", ["number", "customer", "state", "lines", "total"], rows)
+    say_notes(closed, settings)
+
+
+def say_notes(invoices: Sequence[Invoice], settings: BillSettings) -> None:
+    """What is still to come on invoices of a month that runs, and whose country would decide the tax."""
+    from feilun.bill import form, tax
+
+    newest = {(i.tenant, i.currency): i for i in invoices}
+    for one in newest.values():
+        if one.to_come:
+            say(f"  {one.number} {one.tenant}: {form.to_come(one)}")
+    if told := tax.without_country(invoices, settings):
+        say(f"  {told}")
 
 
 def verify(project: Root = HERE, json: Json = False) -> None:
@@ -74,7 +91,11 @@ def note(
     from feilun.store.money import format_money
 
     rows = [[each.id, each.description, format_money(each.amount_nano, made.currency)] for each in made.lines]
-    print_table(f"{made.number} takes back {made.total} of {made.corrects}", ["line", "what", "amount"], rows)
+    back = format_money(-made.total_nano, made.currency)
+    print_table(f"{made.number} takes back {back} of {made.corrects}", ["line", "what", "amount"], rows)
+    if made.credits_nano:
+        say(f"  {format_money(made.credits_nano, made.currency)} is prepaid credit of {made.tenant} again")
+    say(f"  {format_money(-made.due_nano, made.currency)} is to be paid back or set off")
 
 
 def _before(wheel: Flywheel) -> str:

@@ -28,10 +28,11 @@ def credit(
     from feilun.store.money import format_money, parse_money
 
     with open_wheel(project) as wheel:
+        plan = tenants.get(wheel.database, tenant).plan
         if amount is not None:
-            until = _day(expires)
-            credits.grant(wheel.database, tenant, parse_money(amount), reason=reason, expires_at=until)
-        tenants.get(wheel.database, tenant)
+            until, money = _day(expires), parse_money(amount)
+            currency = wheel.bill_settings.terms(plan).currency
+            credits.grant(wheel.database, tenant, money, reason=reason, expires_at=until, currency=currency)
         with wheel.database.read() as connection:
             found = credits.of_tenant(connection, tenant)
     if json:

@@ -20,11 +20,13 @@ def replay(
     plan: Annotated[list[str] | None, typer.Option(help="TENANT=PLAN, or PLAN for everybody (repeatable).")] = None,
     prices: Annotated[Path | None, typer.Option(help="The project file whose plans are to hold.")] = None,
     release: Annotated[str | None, typer.Option(help="NAME@DIGITS in the place of those of its name.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw what was paid and would have been: FILE.svg or .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw what was invoiced and would have been: FILE.svg or .png.")
+    ] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:
-    """What each customer would have paid, cost and got; nothing is written."""
+    """What each customer would have been invoiced, cost and got; nothing is written."""
     with open_wheel(project) as wheel:
         found = wheel.replay(period or wheel.period, plans=plan or [], prices=prices, release=release)
     if plot:
@@ -55,7 +57,17 @@ def _show(found: Replay) -> None:
         rows.append(
             [one.tenant or "total", plans, *(format_about(n, found.currency) for n in amounts), " > ".join(shares)]
         )
-    columns = ["customer", "plan", "paid", "would pay", "cost", "would cost", "margin", "would be", "right > would be"]
+    columns = [
+        "customer",
+        "plan",
+        "invoiced",
+        "would be invoiced",
+        "cost",
+        "would cost",
+        "margin",
+        "would be",
+        "right > would be",
+    ]
     print_table(f"{found.period} replayed{' so far' if found.open else ''}, without taxes", columns, rows)
     if (other := found.release) is not None:
         say(

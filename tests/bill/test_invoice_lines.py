@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, text
 
 from feilun.accounts import tenants
-from feilun.bill import coupons, credits, invoices, profiles
+from feilun.bill import coupons, credits, invoices, profiles, render
 from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.bill.wording import period_name
@@ -244,6 +244,42 @@ def test_coupons_take_off_one_after_the_other_and_an_amount_once_a_month(books: 
     assert verify(books.database).problems == ()
 
 
+def test_an_interim_invoice_says_what_the_end_of_the_month_still_charges(books: Books) -> None:
+    plan = {"monthly": "9 USD", "minimum": "30 USD", "overage": {"disk": "1 USD", "stored_examples": "0.5 USD"}}
+    settings = BillSettings.model_validate({"plans": {"late": plan}, "meters": METERS})
+    tenant = books.tenant("late")
+    with books.database.read() as connection:
+        now = now_us(connection)
+    draft = invoices.draft(books.database, tenant, period_of(now), settings)
+    first = invoices.close(books.database, tenant, period_of(now), settings, interim=True)
+    said = [{"minimum_nano": 30 * USD}, {"meter": "disk"}, {"meter": "stored_examples"}]
+    assert first.as_dict()["to_come"] == said == list(draft.to_come)
+    assert invoices.get(books.database, first.number) == first
+    english = "Still to come when the month ends: minimum 30.00 USD, disk, stored_examples"
+    for one in (draft, first):
+        assert english in render.as_text(one) and english in render.as_html(one)
+        assert "账期结束时另计：最低消费 30.00 USD、disk" in render.as_text(one, "zh")
+    ended = invoices.close(books.database, tenant, SEPTEMBER, settings)
+    assert "to_come" not in ended.as_dict() and "Still to come" not in render.as_text(ended)
+    assert verify(books.database).problems == ()
+
+
+def test_credit_in_another_currency_than_the_plan_s_is_refused(books: Books) -> None:
+    tenant = books.tenant("scale")
+    with pytest.raises(SettingError, match="would pay for nothing") as refused:
+        credits.grant(books.database, tenant, Money(5 * USD, "EUR"), reason="", currency="USD")
+    assert refused.value.hint == "grant it in USD"
+
+
+@pytest.mark.parametrize("code", ["ZZ", "de", "EU", "UK"])
+def test_a_country_is_one_of_iso_3166(books: Books, code: str) -> None:
+    tenant = books.tenant()
+    profiles.save(books.database, tenant, country="XK")
+    with pytest.raises(SettingError, match="is not a country") as refused:
+        profiles.save(books.database, tenant, country=code)
+    assert ("'GB'" in str(refused.value.hint)) == (code == "UK")
+
+
 def test_a_coupon_is_refused_with_the_reason(books: Books) -> None:
     settings = bill(coupons=COUPONS)
     one, two = books.tenant("scale"), books.tenant("scale")
@@ -253,6 +289,7 @@ def test_a_coupon_is_refused_with_the_reason(books: Books) -> None:
         (two, "ONCE", "as often as it may be"),
         (one, "GROWERS", "not for the plan 'scale'"),
         (one, "OVER", "no longer"),
+        (books.tenant("euro"), "FIVE", "takes off USD, and the plan 'euro' is in EUR: it would never apply"),
     ):
         with pytest.raises(ConflictError, match=why):
             coupons.redeem(books.database, tenant, code, settings)

@@ -248,9 +248,9 @@ def test_a_credit_note_names_its_invoice_and_reason_and_what_is_credited() -> No
     )
     assert [(total.label.split(":")[0], total.amount) for total in form.totals] == [
         ("Total", "-49.00 USD"),
-        ("Reversal of INV-000042/3", "9.00 USD"),
-        ("Credited", "40.00 USD"),
+        ("Prepaid credit given back", "9.00 USD"),
+        ("To be paid back or set off", "40.00 USD"),
     ]
     assert len(form.notes) == 2  # of rounding, and the digest
-    assert form_of(note, "zh").title == "贷记单" and "贷记金额" in as_text(note, "zh")
+    assert form_of(note, "zh").title == "贷记单" and "应退还或抵扣金额" in as_text(note, "zh")
     assert "a &lt;b&gt;" in as_html(note) and as_bytes(note, "pdf").startswith(b"%PDF")

@@ -116,3 +116,27 @@ def test_a_product_that_is_not_built_is_not_sold_and_says_what_to_do() -> None:
     )
     assert said["complaint"][1] == "did you mean 'complaints'?" and said["something"][1] == "known: complaints"
     assert not Path("rows.csv").exists()
+
+
+def test_what_a_customer_s_country_would_decide_and_an_interim_state_are_said() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    feilun("tenant", "add", "beta", "--plan", "small")
+    feilun("bill", "profile", "beta", "--country", "DE")
+    shown = " ".join(CliRunner().invoke(app, ["bill", "close", "--now"], catch_exceptions=False).output.split())
+    assert "interim" in shown and "final" not in shown
+    assert "no country known of: acme; taxed as in DE: feilun bill profile" in shown
+    with pytest.raises(SettingError, match="would pay for nothing"):
+        feilun("bill", "credit", "acme", "5 EUR")
+    with pytest.raises(SettingError, match="cannot be granted"):
+        CliRunner().invoke(app, ["bill", "credit", "acme", "--", "-5 USD"], catch_exceptions=False)
+
+
+def test_a_note_says_what_became_credit_again_and_what_is_to_be_paid_back() -> None:
+    feilun("tenant", "add", "acme", "--plan", "small")
+    feilun("bill", "credit", "acme", "5.00 USD")
+    (invoice,) = feilun("bill", "close", "--now")["invoices"]
+    done = CliRunner().invoke(app, ["bill", "note", invoice["number"]], catch_exceptions=False)
+    shown = " ".join(done.output.split())
+    assert "CN-000001 takes back 23.80 USD of INV-000001" in shown
+    assert "5.00 USD is prepaid credit of acme again" in shown and "18.80 USD is to be paid back or set off" in shown
+    assert [grant["left"] for grant in feilun("bill", "credit", "acme")] == ["0.00 USD", "5.00 USD"]
