@@ -43,6 +43,7 @@ from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
 from feilun.store.money import parse_money
 from feilun.store.periods import period_of
+from feilun.store.seals import Seal
 from feilun.templates import shipped
 
 if TYPE_CHECKING:
@@ -207,15 +208,19 @@ class Flywheel:
 
         Raises:
             SettingError: no such plan, or a budget of its own is in the old plan's currency.
-            ConflictError: the plan is in another currency and this month has usage already: limits count a month's
-                spend in one currency.
+            ConflictError: the plan is in another currency than the one before.
             AccessError: no such tenant.
         """
         wanted = self.bill_settings.terms(plan).currency
         known = tenants.get(self.database, tenant)
         limit, is_known = known.budget_nano, known.plan in self.bill_settings.plans
         if is_known and self.bill_settings.currency(known.plan) != wanted:
-            self._refuse_two_currencies(tenant, wanted)
+            raise ConflictError(
+                f"'{tenant}' is billed in {self.bill_settings.currency(known.plan)}, and a customer keeps its currency",
+                where=f"plan '{plan}' is in {wanted}",
+                hint="make a second customer for the other currency: feilun tenant add",
+                code="two-currencies",
+            )
         if budget is not None:
             limit = self._nano_in(wanted, budget, tenant)
         elif limit == (self._usual_budget(known.plan) if is_known else None):
@@ -226,16 +231,6 @@ class Flywheel:
         self._announce_prices()
         tenants.set_plan(self.database, tenant, plan)
         return tenants.set_budget(self.database, tenant, limit)
-
-    def _refuse_two_currencies(self, tenant: str, wanted: str) -> None:
-        with self.database.read() as connection:
-            period, _, spent = ledger.month(connection, tenant)
-        if spent:
-            raise ConflictError(
-                f"'{tenant}' has usage in {period} that is not in {wanted}, and a month has one currency",
-                hint="change the plan when the next month begins, before its first request; or make a second customer",
-                code="two-currencies",
-            )
 
     def set_budget(self, tenant: str, budget: str | None) -> tenants.Tenant:
         """Change what a tenant's usage may cost in a calendar month (UTC); None for no limit."""
@@ -549,20 +544,25 @@ class Flywheel:
             return trace.trace_line(self.database, self.store, what)
         return trace.trace_contributor(self.database, self.store, what)
 
-    def verify(self, *, compare: bool = False) -> Verification:
+    def verify(self, *, compare: bool = False, seal: str | None = None) -> Verification:
         """Does the ledger agree with itself: chains, postings, invoices?
 
         Args:
             compare: ask Stripe too, where the project uses it, whether it has the same invoices.
+            seal: ``NUMBER:HASH`` as it was noted elsewhere: it must still be there.
+
+        Raises:
+            SettingError: ``seal`` is no such note.
         """
         from feilun.bill import verify
 
+        noted = Seal.of(seal) if seal is not None else None
         stripe = self.bill_settings.stripe
         if not compare or stripe is None:
-            return verify.verify(self.database)
+            return verify.verify(self.database, noted=noted)
         from feilun.bill import stripe_compare
 
-        return verify.verify(self.database, lambda: stripe_compare.compare(self.database, stripe))
+        return verify.verify(self.database, lambda: stripe_compare.compare(self.database, stripe), noted)
 
     # --- looking ---------------------------------------------------------------------------------------------------
 

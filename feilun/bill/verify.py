@@ -10,26 +10,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, select, text
 
 from feilun.bill import credit_checks
 from feilun.bill.bookings import booked
 from feilun.bill.charging import Charged, Known, Scope, charge
 from feilun.bill.coupons import of_tenant as coupons_of
 from feilun.bill.coupons import percent_of
-from feilun.bill.credit_checks import Problem
+from feilun.bill.credit_checks import Problem, guarded
 from feilun.bill.event_lines import Meter
 from feilun.bill.history import read as read_history
 from feilun.bill.invoices import Invoice, parse
 from feilun.bill.rating import Line
 from feilun.bill.reading import rate_range, snapshot, terms_of
 from feilun.errors import ConflictError, SettingError
-from feilun.store import audit, event_audit, tables
+from feilun.store import audit, event_audit, seals, tables
 from feilun.store.database import Database
 from feilun.store.money import round_to_minor
 from feilun.store.periods import period_of
 
 _WORDS = ("id", "description", "arithmetic", "query", "words")  # how a line is told, not what it charges
+_EVENTS = 2  # the migration that brought events: an invoice from after it says which of them it covers
 _AFTER = ("tax", "credit")  # lines that follow from all others
 _COLUMNS = (
     *("number", "tenant", "period", "currency", "total_nano", "first_sequence", "last_sequence", "at"),
@@ -47,6 +48,7 @@ class Verification:
     events: int = 0
     credit_notes: int = 0
     compared: Mapping[str, Any] | None = None
+    seal: str = ""  # NUMBER:HASH of the newest seal: noted elsewhere, it proves later that nothing was removed
 
     @property
     def holds(self) -> bool:
@@ -69,27 +71,39 @@ class Comparison(Protocol):
         """Plain values."""
 
 
-def verify(database: Database, compare: Callable[[], Comparison] | None = None) -> Verification:
+def verify(
+    database: Database, compare: Callable[[], Comparison] | None = None, noted: seals.Seal | None = None
+) -> Verification:
     """Check everything again from the rows themselves; it takes time in proportion to the ledger.
 
     The hash chains of usage and of events, a posted request and two postings for each usage row, postings that sum to
     0, counters; what each row was charged by the terms that it names; numbers and ranges of invoices without gaps;
-    each invoice's lines, total, credits and postings; credit notes; what is left of credits.
+    each invoice's lines, total, credits and postings; credit notes; what is left of credits; that no row of money was
+    changed, put in or removed since it was sealed. A row that cannot be read is a problem like any other.
 
     Args:
         compare: asks a payment service what it has of our invoices.
+        noted: a seal that was noted elsewhere: it must still be there.
     """
     with snapshot(database) as connection:
         found = [Problem("ledger", _place(p), p.what) for p in audit.verify(connection)]
-        found += [Problem("events", _place(p), p.what) for p in event_audit.verify(connection)]
+        found += guarded("events", _events(connection))
+        found += [Problem("seal", p.where, p.what) for p in seals.verify(connection)]
+        newest_seal = seals.newest(connection)
+        if noted is not None and (gone := seals.noted(connection, noted)) is not None:
+            found.append(Problem("seal", gone.where, gone.what))
         stored = connection.execute(
             select(tables.invoices).order_by(func.length(tables.invoices.c.number), tables.invoices.c.number)
         ).all()
         found += _numbers([row.number for row in stored])
-        for tenant, newest in connection.execute(select(tables.chains.c.tenant, tables.chains.c.sequence)).all():
-            found += _tenant(connection, tenant, newest, [row for row in stored if row.tenant == tenant])
-        found += credit_checks.grants(connection)
-        found += credit_checks.notes(connection, {row.id: parse(row.body) for row in stored})
+        parsed: dict[str, Invoice] = {}
+        for row in stored:
+            found += guarded(row.number, _parsed(connection, row, parsed))
+        for tenant, newest in _newest(connection):
+            mine = [row for row in stored if row.tenant == tenant]
+            found += guarded(tenant, _tenant(connection, tenant, newest, mine, parsed))
+        found += guarded("credits", credit_checks.grants(connection))
+        found += guarded("credit notes", credit_checks.notes(connection, parsed))
         counts = [
             connection.execute(select(func.count()).select_from(table)).scalar_one()
             for table in (tables.usage, tables.events, tables.credit_notes)
@@ -97,7 +111,27 @@ def verify(database: Database, compare: Callable[[], Comparison] | None = None) 
     compared = compare() if compare is not None else None
     found += [Problem("payments", "the payment service", what) for what in (compared.problems if compared else ())]
     told = compared.as_dict() if compared else None
-    return Verification(counts[0], len(stored), tuple(found), counts[1], counts[2], told)
+    return Verification(counts[0], len(stored), tuple(found), counts[1], counts[2], told, str(newest_seal))
+
+
+def _events(connection: Connection) -> Iterator[Problem]:
+    yield from (Problem("events", _place(p), p.what) for p in event_audit.verify(connection))
+
+
+def _newest(connection: Connection) -> list[tuple[str, int]]:
+    """Each tenant and its last usage row, by the rows: whether its chain says the same is asked elsewhere."""
+    tenants, usage = tables.tenants.c, tables.usage.c
+    last = select(func.coalesce(func.max(usage.sequence), 0)).where(usage.tenant == tenants.id).scalar_subquery()
+    return [(tenant, newest) for tenant, newest in connection.execute(select(tenants.id, last).order_by(tenants.id))]
+
+
+def _parsed(connection: Connection, row: Row[Any], parsed: dict[str, Invoice]) -> Iterator[Problem]:
+    """Read an invoice into ``parsed``; one from after there were events must say which of them it covers."""
+    parsed[row.id] = parse(row.body)
+    if row.first_event is None or parsed[row.id].first_event is None:
+        since = connection.execute(text("SELECT at FROM migrations WHERE number = :n"), {"n": _EVENTS}).scalar()
+        if since is None or row.at > since:
+            yield Problem("invoice-form", row.number, "it does not say which events it covers, as only old ones may")
 
 
 def _place(problem: audit.Problem) -> str:
@@ -113,17 +147,20 @@ def _numbers(numbers: Sequence[str]) -> Iterator[Problem]:
             return
 
 
-def _tenant(connection: Connection, tenant: str, newest: int, stored: Sequence[Row[Any]]) -> Iterator[Problem]:
+def _tenant(
+    connection: Connection, tenant: str, newest: int, stored: Sequence[Row[Any]], parsed: Mapping[str, Invoice]
+) -> Iterator[Problem]:
     following = 1
     earlier: list[Invoice] = []
     for row in stored:
-        invoice = parse(row.body)
-        if any(getattr(row, name) != getattr(invoice, name) for name in _COLUMNS):
-            yield Problem("invoice-columns", row.number, "its columns are not what its body says")
         if row.first_sequence != following:
             yield Problem("invoice-range", row.number, f"row {following} was expected to be its first")
         following = row.last_sequence + 1
-        yield from _invoice(connection, row.id, invoice, tuple(earlier))
+        if (invoice := parsed.get(row.id)) is None:
+            continue
+        if any(getattr(row, name) != getattr(invoice, name) for name in _COLUMNS):
+            yield Problem("invoice-columns", row.number, "its columns are not what its body says")
+        yield from guarded(row.number, _invoice(connection, row.id, invoice, tuple(earlier)))
         earlier.append(invoice)
     if following <= newest:
         at = select(tables.usage.c.at).where(tables.usage.c.tenant == tenant, tables.usage.c.sequence == following)

@@ -41,13 +41,19 @@ def restore(
     project: Root = HERE,
     json: Json = False,
 ) -> None:
-    """Make database and artefacts of the project from a backup; a database that is there is never overwritten."""
+    """Make database and artefacts of the project from a backup; a database that is there is never overwritten.
+
+    Nothing is left where the books of the backup do not agree.
+    """
+    from feilun.bill.verify import verify
     from feilun.flywheel import find_root
     from feilun.store import backup as backups
     from feilun.store import deployment
 
     told = deployment.from_environment(find_root(project))
-    made = backups.restore(folder.absolute(), told.database_url, told.artifacts, link=not copy)
+    made = backups.restore(
+        folder.absolute(), told.database_url, told.artifacts, link=not copy, check=lambda d: verify(d).problems
+    )
     _show(made, folder, json=json, did="restored")
     if not json:
         say(

@@ -52,15 +52,20 @@ def say_notes(invoices: Sequence[Invoice], settings: BillSettings) -> None:
         say(f"  {told}")
 
 
-def verify(project: Root = HERE, json: Json = False) -> None:
+def verify(
+    seal: Annotated[str | None, typer.Option(help="A seal noted earlier, NUMBER:HASH: is it still there?")] = None,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
     """Check the books: hash chains, postings, every period rated again, credits, credit notes, and Stripe's totals."""
     with open_wheel(project) as wheel:
-        checked = wheel.verify(compare=True)
+        checked = wheel.verify(compare=True, seal=seal)
     if json:
         print_json(checked.as_dict())
     else:
         say(f"  {checked.rows:,} usage rows, {checked.events:,} events, {checked.invoices:,} invoices")
         show_problems(checked)
+        say(f"  newest seal {checked.seal} (note it elsewhere: it proves that nothing before it was removed)")
     if not checked.holds:
         raise typer.Exit(BROKEN)
 

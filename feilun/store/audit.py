@@ -14,6 +14,9 @@ from feilun.store.counts import Counts
 from feilun.store.ledger import GENESIS, REVENUE, receivable, row_hash
 from feilun.store.periods import period_of
 
+# What reading a row raises whose JSON, numbers or names are not such as this program writes.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -36,11 +39,23 @@ def verify(connection: Connection, tenant: str | None = None) -> list[Problem]:
     posted request, and have two postings of its amount that sum to 0; each posted request must have a usage row; each
     posting must have its entry; counters and open holds must be what the rows give.
     """
-    chains = select(tables.chains).order_by(tables.chains.c.tenant)
+    known, stored = tables.tenants, tables.chains
+    columns = [column for column in stored.columns if column.name != "tenant"]
+    chains = select(known.c.id.label("tenant"), *columns).outerjoin(stored, stored.c.tenant == known.c.id)
     if tenant is not None:
-        chains = chains.where(tables.chains.c.tenant == tenant)
-    problems = [p for chain in connection.execute(chains).all() for p in _tenant(connection, chain)]
+        chains = chains.where(known.c.id == tenant)
+    problems: list[Problem] = []
+    for chain in connection.execute(chains.order_by(known.c.id)).all():
+        try:
+            problems += _tenant(connection, chain)
+        except UNREADABLE as error:
+            problems.append(Problem(chain.tenant, None, None, unreadable(error)))
     return problems if tenant is not None else problems + _strays(connection)
+
+
+def unreadable(error: Exception) -> str:
+    """What is said of a row that is not what this program could have written."""
+    return f"a row cannot be read ({type(error).__name__}: {str(error)[:120]})"
 
 
 def rebuild(connection: Connection, tenant: str) -> None:
@@ -62,6 +77,9 @@ def _tenant(connection: Connection, chain: Any) -> Iterator[Problem]:
     bad = next(_bad_rows(connection, tenant), None)
     if bad is not None:
         yield bad
+        return
+    if chain.sequence is None:
+        yield Problem(tenant, None, None, "the tenant has no row in the table of chains")
         return
     totals, newest = _totals(connection, tenant)
     if (chain.sequence, chain.hash) != (newest["sequence"], newest["hash"]):
@@ -86,9 +104,11 @@ def _tenant(connection: Connection, chain: Any) -> Iterator[Problem]:
 def _bad_rows(connection: Connection, tenant: str) -> Iterator[Problem]:
     usage, requests, postings = tables.usage, tables.requests, tables.postings
     posted: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    times: dict[str, set[int]] = defaultdict(set)
     mine = select(postings).join(usage, usage.c.request == postings.c.entry).where(usage.c.tenant == tenant)
     for row in connection.execute(mine):
         posted[row.entry][(row.account, row.currency)] = row.amount_nano
+        times[row.entry].add(row.at)
     query = select(usage, requests.c.state, requests.c.tenant.label("asked_by")).outerjoin(
         requests, requests.c.id == usage.c.request
     )
@@ -104,6 +124,7 @@ def _bad_rows(connection: Connection, tenant: str) -> Iterator[Problem]:
             "it is earlier than the row before it": row.at >= at,
             "its request is not posted": row.state == "posted" and row.asked_by == tenant,
             "its postings are not its amount": posted.get(row.request) == sides,
+            "its postings are of another time": times[row.request] <= {row.at},
         }
         for what, holds in checks.items():
             if not holds:
@@ -122,6 +143,10 @@ def _strays(connection: Connection) -> list[Problem]:
     known = select(usage.c.request).union(select(invoices.c.id), *(select(table.c.id) for table in others))
     stray = select(postings.c.entry).where(postings.c.entry.not_in(known)).distinct()
     found += [Problem("?", None, e, "a posting has no entry") for e in connection.execute(stray).scalars()]
+    for table in (invoices, *others):
+        moved = select(postings.c.entry).join(table, table.c.id == postings.c.entry).where(postings.c.at != table.c.at)
+        entries = connection.execute(moved.distinct()).scalars()
+        found += [Problem("?", None, e, f"postings of {table.name} are of another time") for e in entries]
     sums = select(postings.c.currency, func.sum(postings.c.amount_nano).label("total")).group_by(postings.c.currency)
     found += [
         Problem("?", None, None, f"the postings in {row.currency} sum to {row.total}, not to 0")

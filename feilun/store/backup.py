@@ -13,7 +13,8 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import OperationalError
 
 from feilun.errors import ArtifactError, ConflictError, SettingError, UnavailableError
-from feilun.store import audit, tables
+from feilun.store import audit, seals, tables
 from feilun.store.artifacts import MANIFEST, ArtifactStore, canonical, sha256_file, sync_folder
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import migrate, migrations, open_database
@@ -32,6 +33,9 @@ FILE = "backup.json"
 _DATABASE = "feilun.db"
 _ANOTHER_HOME = "name another home with FEILUN_HOME"
 _PATIENCE_S = 60.0  # how long SQLite's copy waits for those who write
+
+
+Check = Callable[[Database], Sequence[object]]  # what is wrong with a restored database
 
 
 @dataclass(frozen=True)
@@ -219,11 +223,14 @@ def read(source: Path) -> Backup:
     return said
 
 
-def restore(source: Path, url: str, artifacts: Path, *, link: bool = True) -> Backup:
+def restore(source: Path, url: str, artifacts: Path, *, link: bool = True, check: Check | None = None) -> Backup:
     """Make database and artefacts from a backup; both must be new (artefacts that are there already may stay).
 
-    The hash chains, the postings and the counters are checked before anything is left behind, and then the tables are
-    brought up to date.
+    The tables are brought up to date. The hash chains, the seals, the postings and the counters are checked before
+    anything is left behind, and of SQLite's file also that its tables, indexes and triggers are ours.
+
+    Args:
+        check: what else must hold of the restored database: it names what is wrong.
 
     Raises:
         ConflictError: there is a database already, or the ledger of the backup does not agree with itself.
@@ -241,9 +248,10 @@ def restore(source: Path, url: str, artifacts: Path, *, link: bool = True) -> Ba
         )
     _check_version(said)
     if kind == "sqlite":
-        _place_sqlite(source / _DATABASE, Path(url.removeprefix("sqlite:///")))
+        _place_sqlite(source / _DATABASE, Path(url.removeprefix("sqlite:///")), check)
     else:
         _load(source, said, url)
+        _check_loaded(url, check)
     with open_database(url) as database:
         store = ArtifactStore(artifacts, database)
         backed_up = ArtifactStore(source / "artifacts", database)
@@ -266,7 +274,7 @@ def _check_version(said: Backup) -> None:
         )
 
 
-def _place_sqlite(file: Path, to: Path) -> None:
+def _place_sqlite(file: Path, to: Path, check: Check | None) -> None:
     _refuse_existing(to, _ANOTHER_HOME)
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f"{to.name}.partial-{secrets.token_hex(4)}")
@@ -275,7 +283,11 @@ def _place_sqlite(file: Path, to: Path) -> None:
         with contextlib.closing(Database(f"sqlite:///{partial}")) as database, database.read() as connection:
             if connection.execute(text("PRAGMA integrity_check")).scalars().all() != ["ok"]:
                 raise ArtifactError("the backup's database is damaged", where=str(file), hint="use another backup")
-            _check_ledger(connection)
+            _check_schema(connection)
+        with open_database(f"sqlite:///{partial}") as database:
+            with database.read() as connection:
+                _check_ledger(connection)
+            _refuse(check(database) if check is not None else [])
         with partial.open("rb") as opened:
             os.fsync(opened.fileno())
         os.link(partial, to)  # unlike a rename, this refuses to overwrite
@@ -320,8 +332,47 @@ def _load_table(driver: Any, table: Any, file: Path) -> None:
             rows.write(part)
 
 
+def _check_schema(connection: Connection) -> None:
+    """SQLite keeps triggers in the file: none of ours may be gone, and none may be there that is not ours."""
+    newest = connection.execute(text("SELECT MAX(number) FROM migrations")).scalar_one()
+    with tempfile.TemporaryDirectory(prefix="feilun-schema-") as folder, Database(f"sqlite:///{folder}/x.db") as fresh:
+        migrate(fresh, until=int(newest))
+        with fresh.read() as other:
+            wanted = _schema(other)
+    found = _schema(connection)
+    if different := sorted(name for _, name, *_ in found ^ wanted):
+        raise ConflictError(
+            f"the backup's tables, indexes and triggers are not those of feilun: '{different[0][:80]}' differs",
+            hint="use an earlier backup",
+            code="ledger-broken",
+        )
+
+
+def _schema(connection: Connection) -> set[tuple[Any, ...]]:
+    made = text("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE substr(name, 1, 7) <> 'sqlite_'")
+    return {tuple(row) for row in connection.execute(made)}
+
+
+def _check_loaded(url: str, check: Check | None) -> None:
+    """What was loaded into PostgreSQL, brought up to date; where it does not hold, its tables are removed again."""
+    with open_database(url) as database:
+        try:
+            _refuse(check(database) if check is not None else [])
+        except BaseException:
+            with database.alone() as connection:
+                for table in reversed(tables.metadata.sorted_tables):
+                    connection.execute(text(f'DROP TABLE "{table.name}"'))
+                connection.execute(text("DROP TABLE migrations"))
+                for function in ("feilun_refuse", "feilun_refuse_posted"):
+                    connection.execute(text(f"DROP FUNCTION {function}()"))
+            raise
+
+
 def _check_ledger(connection: Connection) -> None:
-    problems = audit.verify(connection)
+    _refuse([*audit.verify(connection), *seals.verify(connection)])
+
+
+def _refuse(problems: Sequence[object]) -> None:
     if problems:
         raise ConflictError(
             f"the backup's ledger does not agree with itself: {problems[0]}",

@@ -8,12 +8,14 @@ cannot write, prove later that nothing before it was changed or removed, not eve
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, text
 
+from feilun.errors import SettingError
 from feilun.store import tables
 from feilun.store.artifacts import canonical
 from feilun.store.database import at_end, now_us
@@ -46,6 +48,18 @@ class Seal(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}"
 
+    @classmethod
+    def of(cls, note: str) -> Seal:
+        """A seal as it was noted, ``NUMBER:HASH``.
+
+        Raises:
+            SettingError: it is not such a note.
+        """
+        if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", note):
+            raise SettingError(f"'{note[:80]}' is no seal", where="--seal", hint="as 'feilun bill verify' prints it")
+        number, _, digest = note.partition(":")
+        return cls(int(number), digest)
+
 
 def seal(connection: Connection, name: str, *rows: Mapping[str, Any]) -> None:
     """Seal rows that this transaction writes into the table ``name``.
@@ -67,7 +81,7 @@ def adopt(connection: Connection) -> None:
     """Seal what is there already: by the migration that brought seals, on rows from before it."""
     for table in SEALED:
         rows = connection.execute(select(table).order_by(table.c.id)).mappings().all()
-        _write(connection, [(table.name, row["id"], row_hash(table.columns.keys(), row)) for row in rows])
+        _write(connection, [(table.name, row["id"], row_hash(table.columns.keys(), dict(row))) for row in rows])
 
 
 def newest(connection: Connection) -> Seal:
@@ -99,7 +113,7 @@ def verify(connection: Connection) -> list[Problem]:
         checks = {
             "a seal is missing before it": row["number"] == number,
             "it does not follow the seal before it": row["previous"] == previous and row["at"] >= at,
-            "its hash is not of what it says": row["hash"] == _hash(row),
+            "its hash is not of what it says": row["hash"] == _hash(dict(row)),
             "it seals a row that was sealed before": row["key"] not in sealed.get(row["name"], {}),
             f"it seals a row of '{row['name']}', where none are sealed": row["name"] in sealed,
         }
@@ -122,7 +136,7 @@ def _rows(connection: Connection, name: str, sealed: dict[str, str], *, whole: b
         stored = missing.pop(row["id"], None)
         if stored is None and whole:
             yield Problem(f"{name} {row['id']}", "it has no seal: it was put in past this program")
-        elif stored is not None and stored != row_hash(table.columns.keys(), row):
+        elif stored is not None and stored != row_hash(table.columns.keys(), dict(row)):
             yield Problem(f"{name} {row['id']}", "it was changed after it had been sealed")
     for key in missing:
         yield Problem(f"{name} {key}", "it was sealed, and is gone")
