@@ -406,10 +406,10 @@ class Flywheel:
         from feilun.bill import invoices
 
         month = period or self.period
-        if close and not (checked := self.verify()).holds:
+        if close and (wrong := self.verify().hindrances):
             raise ConflictError(
-                f"the ledger does not agree with itself, so nothing is closed: {checked.problems[0]}",
-                where=f"{len(checked.problems)} problems",
+                f"the ledger does not agree with itself, so nothing is closed: {wrong[0]}",
+                where=f"{len(wrong)} problems",
                 hint="see all of them with: feilun bill --verify; then restore a backup",
             )
         if close and tenant:

@@ -13,7 +13,7 @@ from ulid import ULID
 from feilun.errors import AccessError, ConflictError, SettingError
 from feilun.store import seals, tables
 from feilun.store.database import Database, now_us
-from feilun.store.ledger import GENESIS, lock
+from feilun.store.ledger import GENESIS, lock, moment
 from feilun.store.money import MOST
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -76,11 +76,11 @@ def set_plan(database: Database, tenant: str, plan: str) -> Tenant:
     get(database, tenant)
 
     def change(connection: Connection) -> None:
-        lock(connection, tenant)
+        chain = lock(connection, tenant)
         current = select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)
         if connection.execute(current).scalar_one() != plan:
             connection.execute(update(tables.tenants).where(tables.tenants.c.id == tenant).values(plan=plan))
-            _assign(connection, tenant, plan)
+            _assign(connection, tenant, plan, moment(connection, tenant, chain.at))
 
     database.write(change, order=tenant)
     return get(database, tenant)
@@ -107,12 +107,12 @@ def _create(connection: Connection, row: dict[str, Any]) -> Tenant:
     connection.execute(insert(tables.tenants).values(made))
     empty = {"sequence": 0, "hash": GENESIS, "at": 0, "held_requests": 0, "held_inputs": 0, "held_tokens": 0}
     connection.execute(insert(tables.chains).values(tenant=row["id"], **empty))
-    _assign(connection, row["id"], row["plan"])
+    _assign(connection, row["id"], row["plan"], made["created_at"])
     return Tenant(**made)
 
 
-def _assign(connection: Connection, tenant: str, plan: str) -> None:
-    row = {"id": str(ULID()), "tenant": tenant, "plan": plan, "at": now_us(connection)}
+def _assign(connection: Connection, tenant: str, plan: str, at: int) -> None:
+    row = {"id": str(ULID()), "tenant": tenant, "plan": plan, "at": at}
     connection.execute(insert(tables.assignments).values(row))
     seals.seal(connection, "assignments", row)
 

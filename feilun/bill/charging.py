@@ -109,7 +109,8 @@ def charge(connection: Connection, known: Known, scope: Scope, rated: Rated | No
     lines = [line for line in fees if line.kind != "trial"] + used
     lines += [line for line in fees if line.kind == "trial"] + list(_trials(known, used, scope.currency))
     if scope.all:
-        lines += coupons.discounts(known.coupons, lines, _given(known, scope.currency), scope.currency)
+        earlier = [(i.at, line) for i in known.earlier if i.currency == scope.currency for line in i.lines]
+        lines += coupons.discounts(known.coupons, lines, earlier, scope.currency)
         lines += _minimums(known, lines, scope)
     return Charged(lines, rated.mismatches, rated.stored_nano, rated.rows)
 
@@ -183,16 +184,6 @@ def _trials(known: Known, used: Sequence[Line], currency: str) -> Iterator[Line]
         if nano:
             line = Line(kind="trial", period=period, unit_nano=-nano, exact_nano=-nano, amount_nano=-nano, words=words)
             yield worded(line, currency)
-
-
-def _given(known: Known, currency: str) -> dict[tuple[str, str], int]:
-    """By coupon and month, what earlier invoices took off."""
-    given: dict[tuple[str, str], int] = {}
-    for line in known.before(currency):
-        if line.kind == "discount":
-            key = (str(line.words["coupon"]), line.period)
-            given[key] = given.get(key, 0) + line.amount_nano
-    return given
 
 
 def _minimums(known: Known, lines: Sequence[Line], scope: Scope) -> Iterator[Line]:

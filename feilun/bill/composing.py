@@ -17,9 +17,8 @@ from feilun.bill.plan_history import PlanHistory
 from feilun.bill.rating import Line
 from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, SettingError, did_you_mean
-from feilun.store import events, tables
-from feilun.store.database import now_us
-from feilun.store.money import minor_digits
+from feilun.store import events, ledger, tables
+from feilun.store.money import MOST, format_money, minor_digits
 from feilun.store.periods import bounds
 
 DAY_US = 86_400 * 10**6
@@ -42,6 +41,7 @@ class Standing:
     last_event: int
     known: Known
     active: bool
+    facts: tuple[int, ...] = ()  # how many rows there were of what charges follow from
 
     @property
     def interim(self) -> bool:
@@ -64,11 +64,10 @@ def standing(connection: Connection, tenant: str, period: str, settings: BillSet
         SettingError: not a month, a month that has not begun, or a plan that the project file does not have.
         AccessError: there is no such tenant.
     """
-    begins, ends = _bounds(period)
+    ends = _bounds(period)[1]
     owner, chain = _tenant(connection, tenant)
-    now = max(now_us(connection), chain.at)
-    if now < begins:
-        raise SettingError(f"{period} has not begun", hint="months are calendar months in UTC")
+    now = ledger.moment(connection, tenant, chain.at)
+    begun(period, now)
     state = "draft" if now < ends else "grace" if now < ends + settings.grace_us else "final"
     earlier = tuple(of_tenant(connection, tenant))
     first = 1 + max((invoice.last_sequence for invoice in earlier), default=0)
@@ -76,14 +75,33 @@ def standing(connection: Connection, tenant: str, period: str, settings: BillSet
         tenant=tenant,
         period=period,
         final=state == "final",
-        history=_history(connection, tenant, settings),
+        history=_history(connection, tenant, settings, now),
         meters={n: Meter(m.unit, m.aggregate) for n, m in settings.meters_reported_by("events").items()},
         earlier=earlier,
-        coupons=tuple(coupons.of_tenant(connection, tenant)),
+        coupons=tuple(coupons.of_tenant(connection, tenant, now)),
     )
     last = last_row(connection, tenant, first, chain.sequence, ends)
     newest = events.newest(connection, tenant)
-    return Standing(tenant, period, now, state, first, last, newest, known, bool(owner.active))
+    active = bool(owner.active) or _was_active(connection, tenant, known)
+    return Standing(tenant, period, now, state, first, last, newest, known, active, facts(connection, tenant))
+
+
+def begun(period: str, now: int) -> None:
+    """Nothing, or an error.
+
+    Raises:
+        SettingError: not a month, or a month that has not begun.
+    """
+    if now < _bounds(period)[0]:
+        raise SettingError(f"{period} has not begun", hint="months are calendar months in UTC")
+
+
+def facts(connection: Connection, tenant: str) -> tuple[int, ...]:
+    """How many plans, coupons, credits and profiles a tenant was given, and how many prices were announced."""
+    given = (tables.assignments, tables.redemptions, tables.grants, tables.profiles)
+    counts = [select(func.count()).select_from(table).where(table.c.tenant == tenant) for table in given]
+    counts.append(select(func.count()).select_from(tables.plan_prices))
+    return tuple(connection.execute(select(*(each.scalar_subquery() for each in counts))).one())
 
 
 def compose(connection: Connection, stands: Standing, settings: BillSettings) -> list[Draft]:
@@ -123,18 +141,20 @@ def last_row(connection: Connection, tenant: str, first: int, newest: int, ends:
 def _scopes(connection: Connection, stands: Standing) -> list[Scope]:
     """One for each run of rows in one currency, and one for each other currency of the month's plans."""
     known = stands.known
-    active = stands.active or stands.first <= stands.last
     runs = list(_runs(connection, stands))
     parts = [part.terms.currency for part in history.segments(known.history, stands.period)]
     late = [invoice.currency for invoice in known.earlier if invoice.period < stands.period]
-    others = dict.fromkeys([*late, *parts])
+    # A late event is priced in the currency of its own month, of which there may be no invoice.
+    plans = {plan for _, plan in known.history.assignments}
+    ever = sorted({terms.currency for plan in plans for _, terms in known.history.schedules[plan].entries})
+    others = dict.fromkeys([*(currency for currency in (*late, *ever) if currency not in parts), *parts])
     last_of = {currency: i for i, (currency, _, _) in enumerate(runs)}
     empty = ((currency, stands.last + 1, stands.last) for currency in others if currency not in last_of)
     scopes = []
     for i, (currency, first, last) in enumerate([*runs, *empty]):
         whole = last_of.get(currency, i) == i
         upto = stands.last_event if whole else known.covered(stands.period, currency)
-        scopes.append(Scope(currency, first, last, upto, active, whole))
+        scopes.append(Scope(currency, first, last, upto, stands.active, whole))
     return scopes
 
 
@@ -167,6 +187,7 @@ def _draft(connection: Connection, stands: Standing, scope: Scope, settings: Bil
     ends = stands.known.month[1]
     when = (stands.period, min(stands.at, ends - 1), scope.currency)
     lines = [*charged.lines, *tax.taxes(charged.lines, buyer, seller, settings.tax, when)]
+    _refuse_too_much(stands.tenant, lines, scope.currency)
     lines += _paid(connection, stands, scope, lines)
     is_level = {name: meter.aggregate for name, meter in stands.known.meters.items() if meter.aggregate != "sum"}
     invoice = Invoice(
@@ -191,6 +212,21 @@ def _draft(connection: Connection, stands: Standing, scope: Scope, settings: Bil
         to_come=tuple(_to_come(stands, scope)) if stands.interim and scope.all else (),
     )
     return Draft(invoice, charged.stored_nano)
+
+
+def _refuse_too_much(tenant: str, lines: Sequence[Line], currency: str) -> None:
+    """No column holds more than ``MOST``: what comes to more is a mistake in what was reported, or in a price."""
+    exact, amounts = sum(abs(line.exact_nano) for line in lines), sum(abs(line.amount_nano) for line in lines)
+    if max(exact, amounts) <= MOST:
+        return
+    worst = max(lines, key=lambda line: abs(line.exact_nano))
+    what = f"{worst.units:,} units of meter '{worst.meter}'" if worst.meter else f"the {worst.kind}"
+    raise ConflictError(
+        f"{what} of tenant '{tenant}' come to {format_money(worst.exact_nano, currency)}: no invoice can hold that",
+        where=f"tenant '{tenant}', {worst.period}",
+        hint=f"the most is {format_money(MOST, currency)}; look at what was reported, and at the price",
+        code="amount-too-large",
+    )
 
 
 def _to_come(stands: Standing, scope: Scope) -> Iterator[Mapping[str, str | int]]:
@@ -230,8 +266,18 @@ def _paid(connection: Connection, stands: Standing, scope: Scope, lines: Sequenc
     return credits.cover(own, total, stands.period, payable)
 
 
-def _history(connection: Connection, tenant: str, settings: BillSettings) -> PlanHistory:
-    found = history.read(connection, tenant, settings.all_terms())
+def _was_active(connection: Connection, tenant: str, known: Known) -> bool:
+    """Whether a tenant that is stopped now used anything in the month, or was given a plan in it."""
+    begins, ends = known.month
+    for table in (tables.assignments, tables.usage, tables.events):
+        mine = (table.c.tenant == tenant) & (table.c.at >= begins) & (table.c.at < ends)
+        if connection.execute(select(table.c.at).where(mine).limit(1)).first() is not None:
+            return True
+    return False
+
+
+def _history(connection: Connection, tenant: str, settings: BillSettings, now: int) -> PlanHistory:
+    found = history.read(connection, tenant, settings.all_terms(), now)
     for _, plan in found.assignments:
         if plan not in found.schedules:
             settings.schedule(plan)  # says which plan is not there, and which one may be meant

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select, text
@@ -13,13 +14,14 @@ from ulid import ULID
 
 from feilun.bill.amounts import microseconds
 from feilun.bill.rating import Line
+from feilun.bill.schedule import FeeShare, charged
 from feilun.bill.wording import worded
 from feilun.errors import ConflictError, SettingError, did_you_mean
 from feilun.store import ledger, seals, tables
 from feilun.store.artifacts import canonical
-from feilun.store.database import Database, now_us
-from feilun.store.money import format_money, half_even, round_to_minor
-from feilun.store.periods import period_of
+from feilun.store.database import Database
+from feilun.store.money import MOST, format_money, half_even, round_to_minor
+from feilun.store.periods import bounds, period_of
 
 if TYPE_CHECKING:
     from feilun.bill.settings import BillSettings
@@ -73,8 +75,8 @@ def redeem(database: Database, tenant: str, code: str, settings: BillSettings) -
     offer = settings.coupons[code]
 
     def write(connection: Connection) -> Coupon:
-        ledger.lock(connection, tenant)
-        now = now_us(connection)
+        chain = ledger.lock(connection, tenant)
+        now = ledger.moment(connection, tenant, chain.at)
         if connection.dialect.name == "postgresql" and offer.most is not None:  # how often is counted over all tenants
             connection.execute(text("LOCK TABLE redemptions IN SHARE ROW EXCLUSIVE MODE"))
         plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
@@ -123,34 +125,42 @@ def of_tenant(connection: Connection, tenant: str, before: int | None = None) ->
 
 
 def discounts(
-    coupons: Sequence[Coupon], lines: Sequence[Line], given: Mapping[tuple[str, str], int], currency: str
+    coupons: Sequence[Coupon], lines: Sequence[Line], earlier: Sequence[tuple[int, Line]], currency: str
 ) -> list[Line]:
     """What the coupons take off the lines, a line for each coupon and month; a later coupon off what is left.
 
-    A percentage is also taken off what is given back, so a corrected charge is discounted as it would have been.
+    A percentage is also taken off what is given back, so a corrected charge is discounted as it would have been; but
+    not off a fee that an invoice charged before the coupon was redeemed. An amount is taken once a month, and never
+    more of it than the month is charged.
 
     Args:
-        given: by coupon and month, what earlier invoices took off (below 0): an amount is taken once a month.
+        earlier: lines of earlier invoices in ``currency``, oldest first, and when each of them was made.
     """
     base: dict[str, int] = {}
     for line in lines:
         if line.kind in CHARGES:
             base[line.period] = base.get(line.period, 0) + line.amount_nano
     found = []
-    for coupon in coupons:
+    for i, coupon in enumerate(coupons):
+        found_before = {other.code for other in coupons[:i]}
         for period in sorted(base):
             month = coupon.month(period)
-            if month is None or not base[period] or coupon.currency not in (None, currency):
+            if month is None or coupon.currency not in (None, currency):
                 continue
-            words: dict[str, str | int] = {"coupon": coupon.code, "base_nano": base[period]}
+            every = [(at, line) for at, line in (*earlier, *((MOST, line) for line in lines)) if line.period == period]
+            apart = list(_in_full(coupon.at, every, currency))
+            own = base[period] - sum(nano for at, nano in apart if at == MOST)
+            words: dict[str, str | int] = {"coupon": coupon.code, "base_nano": own}
             words |= {"month": month, "months": coupon.months}
             if coupon.percent is not None:
                 words["percent"] = coupon.percent
-                exact = -percent_of(base[period], coupon.percent)
+                exact = -percent_of(own, coupon.percent)
             else:
-                left = (coupon.off_nano or 0) + given.get((coupon.code, period), 0)
-                words["off_nano"] = left
-                exact = -max(0, min(left, base[period]))
+                given, before = _so_far(coupon, found_before, every)
+                before -= sum(nano for at, nano in apart if at != MOST)
+                exact = -max(0, min(coupon.off_nano or 0, before + own)) - given
+                if exact < 0:  # else some of it is taken back
+                    words["off_nano"] = (coupon.off_nano or 0) + given
             amount = round_to_minor(exact, currency)
             if not exact:
                 continue
@@ -160,6 +170,39 @@ def discounts(
             found.append(worded(line, currency))
             base[period] += amount
     return found
+
+
+def _so_far(coupon: Coupon, before: Collection[str], lines: Iterable[tuple[int, Line]]) -> tuple[int, int]:
+    """What earlier invoices took off a month for the coupon (below 0), and what they could take it off."""
+    given = base = 0
+    for at, line in lines:
+        if coupon.at <= at < MOST:
+            code = line.words.get("coupon") if line.kind == "discount" else None
+            given += line.amount_nano if code == coupon.code else 0
+            base += line.amount_nano if line.kind in CHARGES or code in before else 0
+    return given, base
+
+
+def _in_full(since: int, lines: Iterable[tuple[int, Line]], currency: str) -> Iterator[tuple[int, int]]:
+    """What is given back from ``since`` on of fees that were charged before: when, and the amount (below 0).
+
+    Of a fee that was charged, given back and charged again, the last charge of each moment counts.
+    """
+    fees: list[tuple[int, FeeShare]] = []
+    for at, line in lines:
+        if line.kind not in ("fee", "unused"):
+            continue
+        (one,) = charged([line], currency, bounds(line.period))
+        if line.kind == "fee":
+            fees.append((at, one))
+        elif at >= since:
+            price = (one.version, one.monthly_nano)
+            same = [(when, fee) for when, fee in fees if (fee.version, fee.monthly_nano) == price]
+            inner = {edge for _, fee in same for edge in (fee.begins, fee.ends) if one.begins < edge < one.ends}
+            for begins, ends in pairwise(sorted({one.begins, one.ends, *inner})):
+                made = [when for when, fee in same if fee.begins <= begins and ends <= fee.ends]
+                if made and made[-1] < since:
+                    yield at, one._replace(begins=begins, ends=ends).exact_nano
 
 
 def percent_of(nano: int, percent: str) -> int:

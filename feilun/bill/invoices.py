@@ -7,7 +7,7 @@ next. Rating is done before the writing transaction, which is short: it only che
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,17 +17,48 @@ from ulid import ULID
 
 from feilun.bill import credits, plan_history, telling
 from feilun.bill.bookings import booked, invoiced
-from feilun.bill.composing import Draft, Standing, compose, last_row, of_tenant, standing
+from feilun.bill.composing import Draft, Standing, begun, compose, facts, last_row, of_tenant, standing
 from feilun.bill.invoice import DRAFT, Invoice, parse, sealed
 from feilun.bill.reading import snapshot
 from feilun.bill.settings import BillSettings
-from feilun.errors import AccessError, ConflictError, DataError, did_you_mean
+from feilun.errors import AccessError, ConflictError, DataError, FeilunError, did_you_mean
 from feilun.store import ledger, seals, tables
 from feilun.store.database import Database, now_us
 
-__all__ = ["DRAFT", "Invoice", "close", "close_all", "draft", "drafts", "get", "invoiced", "of_tenant", "parse"]
+__all__ = [
+    "DRAFT",
+    "Invoice",
+    "PartlyClosedError",
+    "close",
+    "close_all",
+    "draft",
+    "drafts",
+    "get",
+    "invoiced",
+    "of_tenant",
+    "parse",
+]
 
+SHOWN = 20  # of those that were not closed, how many are told with the reason
 ATTEMPTS = 5  # how often rating starts anew because rows or other invoices came in between
+
+
+class PartlyClosedError(ConflictError):
+    """Some tenants of a month could not be closed: ``closed`` are the invoices of the others, ``failed`` says why."""
+
+    code = "partly-closed"
+
+    def __init__(self, closed: Sequence[Invoice], failed: Mapping[str, FeilunError]) -> None:
+        self.closed, self.failed = tuple(closed), dict(failed)
+        numbers = [f"{invoice.number} ({invoice.tenant})" for invoice in closed[:SHOWN]]
+        numbers += [f"and {len(closed) - SHOWN:,} more"] if len(closed) > SHOWN else []
+        why = [f"{tenant}: {error.what}" for tenant, error in list(failed.items())[:SHOWN]]
+        why += [f"and {len(failed) - SHOWN:,} more"] if len(failed) > SHOWN else []
+        super().__init__(
+            f"{len(failed):,} tenants could not be closed; closed: {', '.join(numbers) or 'none'}",
+            where="; ".join(why),
+            hint="mend these and close again: what is closed stays as it is",
+        )
 
 
 def draft(database: Database, tenant: str, period: str, settings: BillSettings) -> Invoice:
@@ -93,16 +124,28 @@ def close(database: Database, tenant: str, period: str, settings: BillSettings, 
 
 
 def close_all(database: Database, period: str, settings: BillSettings, *, interim: bool = False) -> list[Invoice]:
-    """``close`` for each tenant that has something to invoice, in the order of their ids."""
+    """``close`` for each tenant that has something to invoice, in the order of their ids.
+
+    Raises:
+        PartlyClosedError: some tenants could not be closed; all others were.
+        ConflictError: the month still runs.
+        SettingError: not a month, or a month that has not begun.
+    """
     with database.read() as connection:
+        begun(period, now_us(connection))
         tenants = connection.execute(select(tables.tenants.c.id).order_by(tables.tenants.c.id)).scalars().all()
-    closed = []
+    closed: list[Invoice] = []
+    failed: dict[str, FeilunError] = {}
     for tenant in tenants:
         try:
             closed.append(close(database, tenant, period, settings, interim=interim))
-        except DataError as error:
-            if error.name != "nothing-to-invoice":
+        except FeilunError as error:
+            if error.name in ("period-runs", "period-in-grace"):  # so it is for everybody
                 raise
+            if error.name != "nothing-to-invoice":
+                failed[tenant] = error
+    if failed:
+        raise PartlyClosedError(closed, failed)
     return closed
 
 
@@ -137,6 +180,8 @@ def _write(
     if _covered(connection, stands.tenant) != (stands.first - 1, len(stands.known.earlier)):
         return None
     ends = stands.known.month[1]
+    if facts(connection, stands.tenant) != stands.facts:
+        return None
     newest = last_row(connection, stands.tenant, stands.first, chain.sequence, ends)
     if not stands.interim and newest != stands.last:
         return None

@@ -56,12 +56,11 @@ class PlanHistory:
 
     def trials(self) -> dict[str, Window]:
         """By plan, its trial: from when the tenant first was on it, for as long as its terms said then."""
-        found: dict[str, Window] = {}
+        begun: dict[str, int] = {}
         for since, plan in self.assignments:
-            days = self._schedule(plan).at(since).trial_days
-            if days and plan not in found:
-                found[plan] = (since, since + days * DAY_US)
-        return found
+            begun.setdefault(plan, since)  # coming back begins no trial, also where there was none the first time
+        days = {plan: self._schedule(plan).at(since).trial_days for plan, since in begun.items()}
+        return {plan: (since, since + days[plan] * DAY_US) for plan, since in begun.items() if days[plan]}
 
     def _ends(self) -> list[int]:
         return [*(since for since, _ in self.assignments[1:]), MOST]

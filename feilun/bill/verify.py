@@ -30,6 +30,7 @@ from feilun.store.money import round_to_minor
 from feilun.store.periods import period_of
 
 _WORDS = ("id", "description", "arithmetic", "query", "words")  # how a line is told, not what it charges
+NOT_INVOICED = "events-not-invoiced"  # closing mends it: the next invoice has them
 _EVENTS = 2  # the migration that brought events: an invoice from after it says which of them it covers
 _AFTER = ("tax", "credit")  # lines that follow from all others
 _COLUMNS = (
@@ -54,6 +55,11 @@ class Verification:
     def holds(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    @property
+    def hindrances(self) -> tuple[Problem, ...]:
+        """The problems that nothing must be closed with; closing mends the others."""
+        return tuple(problem for problem in self.problems if problem.name != NOT_INVOICED)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
@@ -162,6 +168,7 @@ def _tenant(
             yield Problem("invoice-columns", row.number, "its columns are not what its body says")
         yield from guarded(row.number, _invoice(connection, row.id, invoice, tuple(earlier)))
         earlier.append(invoice)
+    yield from _not_invoiced(connection, tenant, tuple(earlier))
     if following <= newest:
         at = select(tables.usage.c.at).where(tables.usage.c.tenant == tenant, tables.usage.c.sequence == following)
         period = period_of(connection.execute(at).scalar() or 0)
@@ -171,6 +178,29 @@ def _tenant(
             yield Problem(error.name, error.where or tenant, error.what)
             return
         yield from _mismatches(tenant, Charged(mismatches=rated.mismatches))
+
+
+def _not_invoiced(connection: Connection, tenant: str, invoices: tuple[Invoice, ...]) -> Iterator[Problem]:
+    """Events that were there when the tenant's newest final invoice was made, of months before it, that none covers."""
+    closed = [invoice for invoice in invoices if not invoice.interim and invoice.last_event]
+    if not closed:
+        return
+    newest = max(closed, key=lambda invoice: invoice.period)
+    last = newest.last_event or 0
+    try:
+        plans = read_history(connection, tenant, as_of=newest.at)
+        priced = {plan: plans.schedules[plan].entries for _, plan in plans.assignments if plan in plans.schedules}
+        meters = {meter: Meter("", aggregate) for meter, aggregate in newest.aggregates.items()}
+        known = Known(tenant, newest.period, True, plans, meters, invoices, ())
+        for currency in sorted({terms.currency for entries in priced.values() for _, terms in entries}):
+            if known.covered(known.period, currency) >= last:
+                continue
+            for line in charge(connection, known, Scope(currency, 1, 0, last, fees=False)).lines:
+                if line.kind in ("event", "gauge", "included") and line.period < known.period:
+                    what = f"{line.units:,} units of meter '{line.meter}' of {line.period} are in no invoice"
+                    yield Problem(NOT_INVOICED, f"{tenant} events {line.first_sequence} to {last}", what)
+    except (ConflictError, SettingError) as error:
+        yield Problem(error.name, error.where or tenant, error.what)
 
 
 def _invoice(connection: Connection, entry: str, invoice: Invoice, earlier: tuple[Invoice, ...]) -> Iterator[Problem]:

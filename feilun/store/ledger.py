@@ -283,6 +283,17 @@ def lock(connection: Connection, tenant: str, key: str = "") -> Chain:
     return Chain(name, sequence, digest, at, held, due_nano, plan, bool(active), budget, key_budget)
 
 
+def moment(connection: Connection, tenant: str, newest: int) -> int:
+    """Now in a tenant's books: never before ``newest``, the time of its newest row, and after each of its invoices.
+
+    What changes charges from now on (a plan, a coupon) has this time, also where a clock was put back: so it is never
+    taken for something that an invoice already knew. The tenant must be locked by who writes.
+    """
+    invoiced = _INVOICED.one(connection, tenant=tenant)
+    after = int(invoiced[0]) + 1 if invoiced and invoiced[0] is not None else 0
+    return max(now_us(connection), newest, after)
+
+
 def _move(connection: Connection, old: Chain, new: Chain) -> None:
     """Write the locked chain row; refuses if it is not as it was read."""
     held = new.held.columns()
@@ -324,6 +335,7 @@ _CHAIN = Statement(
     "LEFT JOIN keys ON keys.public_id = :key WHERE chains.tenant = :tenant",
     lock="chains",
 )
+_INVOICED = Statement("SELECT MAX(at) FROM invoices WHERE tenant = :tenant")
 _MOVE = Statement(
     "UPDATE chains SET sequence = :sequence, hash = :hash, at = :at, held_requests = :held_requests, "
     "held_inputs = :held_inputs, held_tokens = :held_tokens, held_more = :held_more, due_nano = :due_nano "
