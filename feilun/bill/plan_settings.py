@@ -185,6 +185,9 @@ def _terms(plan: Pricing, currency: str) -> Terms:
         for meter, price in plan.overage.items()
         if not _is_exact(price)
     }
+    for meter in ("rows", "downloads"):  # "0 USD" gives products away, which no price at all does not
+        if meter in exact and not exact[meter]:
+            tariffs[meter] = Tariff("graduated", (Tier(None, 0, 1),))
     tariffs |= {meter: tiers.tariff() for meter, tiers in plan.tiers.items()}
     tariffs |= {meter: Tariff("package", (Tier(None, p.nano, p.per),)) for meter, p in plan.package.items()}
     return Terms(

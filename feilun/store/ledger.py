@@ -37,6 +37,10 @@ class Pricing(limits.Limits, Protocol):
     def version(self) -> str:
         """Digest of the terms."""
 
+    @property
+    def priced(self) -> tuple[str, ...]:
+        """The meters that have a price."""
+
     def as_json(self) -> str:
         """The terms themselves, kept once for each version so that any row can be rated again."""
 

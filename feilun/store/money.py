@@ -37,6 +37,10 @@ def parse_money(text: str) -> Money:
     Money(nano=800000, currency='USD')
     """
     match = _FORM.fullmatch(text)
+    if not match and (meant := _FORM.fullmatch(text.upper())) and meant[4] in DECIMALS:
+        decimals = (meant[3] or "").ljust(minor_digits(meant[4]), "0")
+        amount = f"{meant[1]}{meant[2]}{'.' if decimals else ''}{decimals} {meant[4]}"
+        raise SettingError(f"'{text}' is not an amount of money", hint=f"write it as '{amount}'")
     if not match:
         raise SettingError(f"'{text}' is not an amount of money", hint="write it as '19.00 USD'")
     sign, whole, decimals, currency = match[1], match[2], (match[3] or "").rstrip("0"), match[4]

@@ -206,6 +206,8 @@ def _sell(connection: Connection, *, what: _Purchase, buyer: Buyer, plans: ledge
     held = ledger.hold(connection, ask, plans, str(ULID()))
     if isinstance(held, ledger.Busy):
         raise ConflictError("this purchase is being worked on", hint="send it again in a moment", code="in-progress")
+    if isinstance(held, ledger.Hold):
+        _refuse_unpriced(connection, buyer.tenant, plans)
     consents.hold_still(connection)
     if gone := stale(connection, people):
         raise AccessError(
@@ -231,6 +233,18 @@ def _sell(connection: Connection, *, what: _Purchase, buyer: Buyer, plans: ledge
 
     _, body = ledger.capture(connection, held, done, plans, render)
     return json.loads(body), False
+
+
+def _refuse_unpriced(connection: Connection, tenant: str, plans: ledger.Plans) -> None:
+    """A plan that says nothing of products would give them away."""
+    plan = connection.execute(select(tables.tenants.c.plan).where(tables.tenants.c.id == tenant)).scalar_one()
+    if not {"rows", "downloads"} & set(plans(plan, now_us(connection)).priced):
+        raise ConflictError(
+            f"the plan '{plan}' has no price for data products",
+            where=f"tenant '{tenant}'",
+            hint="put the customer on a plan that prices rows or downloads; '0 USD' gives them away",
+            code="product-not-priced",
+        )
 
 
 def _digest(product: str, form: str) -> str:

@@ -16,7 +16,7 @@ from feilun.bill.amounts import microseconds
 from feilun.bill.settings import BillSettings
 from feilun.errors import ProjectError, SettingError
 from feilun.pipeline import project
-from feilun.store.money import Money
+from feilun.store.money import Money, parse_money
 
 JANUARY = microseconds(datetime(2027, 1, 1, tzinfo=UTC))
 
@@ -302,3 +302,17 @@ def test_meters_are_reported_by_events_or_by_answers() -> None:
     )
     assert set(stated.meters_reported_by("events")) == {"pages"}
     assert set(stated.meters_reported_by("answers")) == {"spans"}
+
+
+def test_a_product_given_away_is_priced_and_one_without_a_price_is_not() -> None:
+    plans = {"gift": {"overage": {"rows": "0 USD"}}, "none": {"monthly": "9 USD"}}
+    settings = BillSettings.model_validate({"plans": plans})
+    assert settings.terms("gift").priced == ("rows",) and settings.terms("none").priced == ()
+    assert settings.terms("gift").total(Counts(rows=9)) == 0
+
+
+@pytest.mark.parametrize(("text", "hint"), [("5 usd", "write it as '5.00 USD'"), ("-5 usd", "write it as '-5.00 USD'")])
+def test_a_currency_in_small_letters_is_written_out_in_the_hint(text: str, hint: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        parse_money(text)
+    assert refused.value.hint == hint
