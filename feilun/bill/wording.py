@@ -298,7 +298,7 @@ def _fee_sum(line: Line, currency: str, language: Language) -> str:
     price, amount = format_money(line.unit_nano, currency), _equals(line, currency, language)
     share = _share(line.words, language)
     if share:
-        part, whole = int(line.words["part"]), int(line.words["whole"])
+        part, whole = int(line.words.get("part", 0)), int(line.words["whole"])
         exact = abs(line.exact_nano) * whole == abs(line.unit_nano) * part
         sign = "-" if line.exact_nano < 0 <= line.unit_nano else ""
         return f"{sign}{price} × {share}{amount if exact else amount.replace(' = ', ' ≈ ', 1)}"

@@ -13,7 +13,7 @@ from feilun.bill.settings import BillSettings
 from feilun.bill.verify import verify
 from feilun.bill.wording import period_name
 from feilun.errors import ConflictError, SettingError
-from feilun.store import tables
+from feilun.store import seals, tables
 from feilun.store.database import now_us
 from feilun.store.money import Money
 from feilun.store.periods import period_of
@@ -384,6 +384,7 @@ def test_expired_credit_pays_for_what_was_used_before_and_the_rest_is_swept(book
 
     def write(connection: Any) -> None:
         connection.execute(tables.grants.insert().values(row))
+        seals.seal(connection, "grants", row)
         connection.execute(tables.postings.insert(), posted)
 
     books.database.write(write)

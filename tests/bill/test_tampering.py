@@ -261,7 +261,7 @@ def test_a_job_that_is_rolled_back_leaves_no_seal(database: Database) -> None:
     tenants.create(database, "t", plan="a")
 
     def fail(connection: Any) -> None:
-        tenants._assign(connection, "t", "b")
+        tenants._assign(connection, "t", "b", 1)
         raise ConflictError("no")
 
     with pytest.raises(ConflictError):
