@@ -39,6 +39,7 @@ from feilun.relearn.settings import RelearnSettings
 from feilun.store import consents, deployment, ledger, periods, releases, runs, tables
 from feilun.store import products as selling
 from feilun.store.artifacts import Artifact, ArtifactStore
+from feilun.store.counts import METERS, MORE_METERS
 from feilun.store.database import Database, now_us
 from feilun.store.migrations import open_database
 from feilun.store.money import parse_money
@@ -267,11 +268,33 @@ class Flywheel:
         scopes: Sequence[str] = keys.USUAL,
         days: float | None = None,
         budget: str | None = None,
+        quota: Mapping[str, int] | None = None,
     ) -> keys.NewKey:
-        """Make an API key; its token is known now and never again. ``budget`` is what it may spend in a month."""
+        """Make an API key; its token is known now and never again.
+
+        Args:
+            tenant: whose it is.
+            scopes: what it may do.
+            days: how long it lives; None for ever.
+            budget: what it may spend in a calendar month (UTC).
+            quota: the most units of such a month, by meter.
+        """
         pepper = self.required_pepper()
-        limit = self._in_currency_of(tenant, budget)
-        return keys.create(self.database, pepper, tenant, scopes=scopes, days=days, budget_nano=limit)
+        limit, units = self._in_currency_of(tenant, budget), self._of_answers(quota or {})
+        return keys.create(self.database, pepper, tenant, scopes=scopes, days=days, budget_nano=limit, quota=units)
+
+    def set_key_quota(self, public_id: str, quota: Mapping[str, int]) -> keys.Key:
+        """Change how many units of a calendar month (UTC) a key may use, by meter; empty for any number."""
+        return keys.set_quota(self.database, public_id, self._of_answers(quota))
+
+    def _of_answers(self, quota: Mapping[str, int]) -> Mapping[str, int]:
+        """A quota, if each of its meters comes with answers: nothing else can be refused."""
+        known = (*METERS, *MORE_METERS, *self.bill_settings.meters_reported_by("answers"))
+        for meter in quota:
+            if meter not in known:
+                hint = did_you_mean(meter, known) or f"meters are {', '.join(known)}"
+                raise SettingError(f"'{meter[:80]}' does not come with answers", where="quota", hint=hint)
+        return quota
 
     def set_key_budget(self, public_id: str, budget: str | None) -> keys.Key:
         """Change what a key may spend in a calendar month (UTC); None for no limit of its own."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from sqlalchemy import Connection, Row, insert, select, update
 from feilun.accounts import tenants
 from feilun.errors import AccessError, SettingError, did_you_mean
 from feilun.store import tables
+from feilun.store.artifacts import canonical
+from feilun.store.counts import NAME
 from feilun.store.database import Database, now_us
 
 SCOPES = ("classify", "feedback", "usage", "products", "metrics", "events", "admin")
@@ -49,6 +52,7 @@ class Key:
     expires_at: int | None
     revoked_at: int | None
     budget_nano: int | None  # hard limit of this key for a calendar month (UTC); None means no limit of its own
+    quota: Mapping[str, int]  # the same in units by meter
 
 
 def create(
@@ -60,12 +64,14 @@ def create(
     mode: str = "live",
     days: float | None = None,
     budget_nano: int | None = None,
+    quota: Mapping[str, int] | None = None,
 ) -> NewKey:
     """Make a key for a tenant. Its token cannot be shown again.
 
     Args:
         days: how long it lives; None for ever.
         budget_nano: what it may spend in a calendar month (UTC), beside its tenant's budget; None for no such limit.
+        quota: the most units of a month by meter, of those that come with answers.
 
     Raises:
         SettingError: an unknown scope or mode, a budget below 0, or the pepper is too short.
@@ -85,6 +91,7 @@ def create(
         "mode": mode,
         "scopes": " ".join(sorted(set(scopes))),
         "budget_nano": tenants.checked(budget_nano),
+        "quota": _written(quota or {}),
     }
     row["hmac"] = digest(pepper, key.token)
     database.write(lambda c: _create(c, row, days))
@@ -100,7 +107,7 @@ def rotate(database: Database, pepper: bytes, public_id: str, *, overlap_s: floa
     old = get(database, public_id)
     if old.revoked_at is not None:
         raise AccessError(f"key '{public_id}' is revoked", status=409, hint="make a new one: feilun key create")
-    same: dict[str, Any] = {"scopes": old.scopes, "mode": old.mode, "budget_nano": old.budget_nano}
+    same: dict[str, Any] = {"scopes": old.scopes, "mode": old.mode, "budget_nano": old.budget_nano, "quota": old.quota}
     made = create(database, pepper, old.tenant, **same)
     database.write(lambda c: _expire(c, public_id, int(overlap_s * 10**6)))
     return made
@@ -128,6 +135,27 @@ def set_budget(database: Database, public_id: str, budget_nano: int | None) -> K
     values = {"budget_nano": tenants.checked(budget_nano)}
     database.write(lambda c: c.execute(update(tables.keys).where(tables.keys.c.public_id == public_id).values(values)))
     return get(database, public_id)
+
+
+def set_quota(database: Database, public_id: str, quota: Mapping[str, int]) -> Key:
+    """Change how many units of a month a key may use, by meter, from its next request on; empty for any number.
+
+    Raises:
+        AccessError: no such key.
+        SettingError: not a meter, or a number below 0.
+    """
+    values = {"quota": _written(quota)}
+    database.write(lambda c: c.execute(update(tables.keys).where(tables.keys.c.public_id == public_id).values(values)))
+    return get(database, public_id)
+
+
+def _written(quota: Mapping[str, int]) -> str | None:
+    for meter, most in quota.items():
+        if not NAME.fullmatch(meter):
+            raise SettingError(f"'{meter[:80]}' is not a meter", where="quota", hint="requests=1000")
+        if not 0 <= most < 2**53:
+            raise SettingError(f"a quota of {most:,} {meter} cannot be", where="quota", hint="0 or more")
+    return canonical(dict(quota)).decode() if quota else None
 
 
 def keys(database: Database, tenant: str | None = None) -> list[Key]:
@@ -201,4 +229,5 @@ def _expire(connection: Connection, public_id: str, after_us: int) -> None:
 def _key(row: Row[Any]) -> Key:
     scopes = tuple(row.scopes.split())
     times = (row.created_at, row.expires_at, row.revoked_at)
-    return Key(row.public_id, row.tenant, row.mode, scopes, *times, row.budget_nano)
+    quota = json.loads(row.quota) if row.quota else {}
+    return Key(row.public_id, row.tenant, row.mode, scopes, *times, row.budget_nano, quota)

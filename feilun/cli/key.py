@@ -27,6 +27,9 @@ def create(
     ] = None,
     days: Annotated[float | None, typer.Option(help="How long it lives; for ever by default.")] = None,
     budget: Annotated[str | None, typer.Option(help="The most it may spend in a month: '5.00 USD'.")] = None,
+    quota: Annotated[
+        list[str] | None, typer.Option(help="The most units of a month: requests=1000 (repeatable).")
+    ] = None,
     project: Root = HERE,
     json: Json = False,
 ) -> None:
@@ -34,7 +37,7 @@ def create(
     from feilun.accounts.keys import USUAL
 
     with open_wheel(project) as wheel:
-        made = wheel.add_key(tenant, scopes=scope or USUAL, days=days, budget=budget)
+        made = wheel.add_key(tenant, scopes=scope or USUAL, days=days, budget=budget, quota=_units(quota or []))
     if json:
         print_json({"key": made.token, "public_id": made.public_id, "tenant": tenant})
     else:
@@ -56,10 +59,10 @@ def list_(
         print_json([asdict(key) for key in found])
         return
     rows = [
-        [k.public_id, k.tenant, k.mode, " ".join(k.scopes), _budget(k), "revoked" if k.revoked_at else "good"]
+        [k.public_id, k.tenant, k.mode, " ".join(k.scopes), _limits(k), "revoked" if k.revoked_at else "good"]
         for k in found
     ]
-    print_table("keys", ["public id", "customer", "mode", "scopes", "monthly budget", "state"], rows)
+    print_table("keys", ["public id", "customer", "mode", "scopes", "in a month", "state"], rows)
 
 
 @app.command()
@@ -76,6 +79,24 @@ def budget(
         print_json(asdict(key))
     else:
         say(f"{key.public_id} may spend {_budget(key)} a month")
+
+
+@app.command()
+def quota(
+    public_id: Annotated[str, typer.Argument(help="As 'feilun key list' shows it.")],
+    units: Annotated[
+        list[str] | None, typer.Argument(help="requests=1000 tokens=50000; nothing for any number.")
+    ] = None,
+    project: Root = HERE,
+    json: Json = False,
+) -> None:
+    """Change how many units of a calendar month (UTC) a key may use, from its next request on."""
+    with open_wheel(project) as wheel:
+        key = wheel.set_key_quota(public_id, _units(units or []))
+    if json:
+        print_json(asdict(key))
+    else:
+        say(f"{key.public_id} may use {_limits(key)} a month")
 
 
 @app.command()
@@ -119,3 +140,25 @@ def _budget(key: Key) -> str:
     from feilun.store.money import format_money
 
     return "any amount" if key.budget_nano is None else format_money(key.budget_nano, "").strip()
+
+
+def _limits(key: Key) -> str:
+    units = [f"{most:,} {meter}" for meter, most in key.quota.items()]
+    return ", ".join([_budget(key), *units] if key.budget_nano is not None or not units else units)
+
+
+def _units(given: list[str]) -> dict[str, int]:
+    """``["requests=1000"]`` as numbers by meter.
+
+    Raises:
+        SettingError: not of that form.
+    """
+    from feilun.errors import SettingError
+
+    found = {}
+    for one in given:
+        meter, _, number = one.partition("=")
+        if not (number.isascii() and number.replace("_", "").isdigit()):
+            raise SettingError(f"'{one[:80]}' is not a quota", where="quota", hint="write it as requests=1000")
+        found[meter] = int(number[:20])
+    return found

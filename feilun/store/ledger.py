@@ -11,7 +11,8 @@ Leases go by the clock itself: a clock that was put forward and back must not ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -121,7 +122,13 @@ class Chain(NamedTuple):
     plan: str
     active: bool
     budget_nano: int | None
-    key_budget_nano: int | None  # of the key that was named
+    key_budget_nano: int | None  # of the key that was named,
+    key_quota: Mapping[str, int]  # and the most units of a month by meter
+
+    @property
+    def budgets(self) -> limits.Budgets:
+        """What limits the tenant and the key."""
+        return limits.Budgets(self.budget_nano, self.key_budget_nano, self.key_quota)
 
 
 class _Request(NamedTuple):
@@ -167,7 +174,7 @@ def hold(connection: Connection, ask: Ask, plans: Plans, holder: str) -> Hold | 
         raise AccessError("the key is not valid", code="invalid-key")
     terms = plans(chain.plan, now)
     wanted = limits.Wanted(ask.tenant, ask.key, ask.units, chain.held, chain.due_nano, now)
-    limits.check(connection, wanted, terms, limits.Budgets(chain.budget_nano, chain.key_budget_nano))
+    limits.check(connection, wanted, terms, chain.budgets)
     request = ask.request if known is None else known.id
     values = _held(ask) | {"id": request, "holder": holder, "now": now, "until": clock + int(ask.lease_s * 10**6)}
     if known is None:
@@ -216,7 +223,7 @@ def capture(
     newest = {"sequence": charge.sequence, "hash": entry["hash"], "at": at, "due_nano": chain.due_nano + amount}
     _move(connection, chain, chain._replace(held=chain.held.minus(row.units), **newest))
     _POST.run(connection, id=row.id, answer=body.decode(), inputs=done.inputs)
-    limits.warn(connection, step, terms, limits.Budgets(chain.budget_nano, chain.key_budget_nano), at)
+    limits.warn(connection, step, terms, chain.budgets, at)
     return charge, body
 
 
@@ -282,9 +289,11 @@ def lock(connection: Connection, tenant: str, key: str = "") -> Chain:
     row = _CHAIN.one(connection, tenant=tenant, key=key)
     if row is None:
         raise AccessError("there is no such tenant", status=404, where=tenant, hint="feilun tenant list")
-    name, sequence, digest, at, requests, inputs, tokens, more, due_nano, plan, active, budget, key_budget = row
+    name, sequence, digest, at, requests, inputs, tokens, more, due_nano, plan, active, budget, key_budget, quota = row
     held = Counts.of(requests, inputs, tokens, more)
-    return Chain(name, sequence, digest, at, held, due_nano, plan, bool(active), budget, key_budget)
+    return Chain(
+        name, sequence, digest, at, held, due_nano, plan, bool(active), budget, key_budget, json.loads(quota or "{}")
+    )
 
 
 def moment(connection: Connection, tenant: str, newest: int) -> int:
@@ -335,7 +344,7 @@ def _replay(row: _Request) -> Replay:
 
 _CHAIN = Statement(
     "SELECT chains.tenant, sequence, hash, at, held_requests, held_inputs, held_tokens, held_more, due_nano, plan, "
-    "active, tenants.budget_nano, keys.budget_nano FROM chains JOIN tenants ON tenants.id = chains.tenant "
+    "active, tenants.budget_nano, keys.budget_nano, keys.quota FROM chains JOIN tenants ON tenants.id = chains.tenant "
     "LEFT JOIN keys ON keys.public_id = :key WHERE chains.tenant = :tenant",
     lock="chains",
 )

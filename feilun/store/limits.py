@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
@@ -107,6 +108,7 @@ class Budgets(NamedTuple):
 
     tenant: int | None
     key: int | None
+    key_quota: Mapping[str, int] = MappingProxyType({})  # units of a meter
 
 
 def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budgets) -> None:
@@ -117,7 +119,9 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
     """
     if terms.requests_per_minute is not None:
         _check_rate(connection, wanted, terms.requests_per_minute)
-    if budgets.tenant is None and budgets.key is None and not terms.quota and not terms.prepaid:
+    if budgets.key is not None or budgets.key_quota:
+        _check_key(connection, wanted, terms, budgets)
+    if budgets.tenant is None and not terms.quota and not terms.prepaid:
         return
     period = period_of(wanted.now)
     month = month_of(connection, wanted.tenant, period)
@@ -142,15 +146,19 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
                 hint="add credit: ask whoever runs this service",
                 retry_after=None,
             )
-    if budgets.key is not None:
-        spent = month_of_key(connection, wanted.key, period).spent
-        if spent + terms.ceiling(_held_by_key(connection, wanted).plus(wanted.units)) > budgets.key:
-            raise _refused(
-                "the budget of this key for this month does not cover the request",
-                wanted.now,
-                code="key-budget-exceeded",
-                hint="it begins anew with the next calendar month (UTC); use another key, or have its budget raised",
-            )
+
+
+def _check_key(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budgets) -> None:
+    month = month_of_key(connection, wanted.key, period_of(wanted.now))
+    open_units = _held_by_key(connection, wanted).plus(wanted.units)
+    hint = "it begins anew with the next calendar month (UTC); use another key, or have this one's limit raised"
+    for meter, most in budgets.key_quota.items():
+        if wanted.units[meter] and month.units[meter] + open_units[meter] > most:
+            what = f"this key's quota of {most:,} {meter} a month does not cover the request"
+            raise _refused(what, wanted.now, code="key-quota-exceeded", hint=hint)
+    if budgets.key is not None and month.spent + terms.ceiling(open_units) > budgets.key:
+        what = "the budget of this key for this month does not cover the request"
+        raise _refused(what, wanted.now, code="key-budget-exceeded", hint=hint)
 
 
 def warn(connection: Connection, step: Step, terms: Limits, budgets: Budgets, at: int) -> None:
@@ -208,6 +216,8 @@ def _watched(step: Step, terms: Limits, budgets: Budgets) -> Iterator[tuple[str,
         yield f"quota:{meter}", most, step.before.units[meter], step.after.units[meter]
     if budgets.key is not None:
         yield f"key:{step.key}", budgets.key, step.key_before.spent, step.key_after.spent
+    for meter, most in budgets.key_quota.items():
+        yield f"key:{step.key}:{meter}", most, step.key_before.units[meter], step.key_after.units[meter]
 
 
 def _tell(connection: Connection, notice: dict[str, Any]) -> None:

@@ -92,6 +92,7 @@ keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("budget_nano", BigInteger),  # hard limit of this key for a calendar month (UTC); null means none
+    Column("quota", Text),  # the same in units by meter, canonical JSON; null means none
     Index("keys_by_tenant", "tenant"),
 )
 

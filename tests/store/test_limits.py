@@ -146,6 +146,19 @@ def test_a_keys_budget_holds_for_that_key_alone_case_22(database: Database) -> N
         books.hold("fifth")
 
 
+def test_exactly_ten_of_a_hundred_at_once_fit_a_keys_quota_case_22(database: Database) -> None:
+    books = Books(database)
+    limited = keys.create(database, PEPPER, "acme", quota={"requests": 10})
+    books.key = limited.public_id
+    assert at_once(books, 100) == 10
+    with pytest.raises(QuotaError, match="this key's quota of 10 requests"):
+        books.hold("later")
+    assert keys.set_quota(database, limited.public_id, {"requests": 11, "tokens": 10**6}).quota["requests"] == 11
+    assert isinstance(books.hold("one more"), ledger.Hold)
+    assert keys.set_quota(database, limited.public_id, {}).quota == {}
+    assert isinstance(books.hold("and another"), ledger.Hold)
+
+
 def test_a_key_made_by_rotation_keeps_the_budget(database: Database) -> None:
     tenants.create(database, "acme", plan="any")
     old = keys.create(database, PEPPER, "acme", budget_nano=30)

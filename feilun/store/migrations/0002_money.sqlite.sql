@@ -1,5 +1,7 @@
 ALTER TABLE keys ADD COLUMN budget_nano BIGINT;
 
+ALTER TABLE keys ADD COLUMN quota TEXT;
+
 ALTER TABLE requests ADD COLUMN "key" VARCHAR(32);
 
 ALTER TABLE requests ADD COLUMN held_more TEXT;
