@@ -61,12 +61,12 @@ def _show(found: Replay) -> None:
         "customer",
         "plan",
         "invoiced",
-        "would be invoiced",
+        "instead",
         "cost",
-        "would cost",
+        "instead",
         "margin",
-        "would be",
-        "right > would be",
+        "instead",
+        "right > instead",
     ]
     print_table(f"{found.period} replayed{' so far' if found.open else ''}, without taxes", columns, rows)
     if (other := found.release) is not None:
