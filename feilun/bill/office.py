@@ -32,10 +32,6 @@ class Office:
 
         return margin.report(self.database, self.settings, margin.asked(query)).as_dict()
 
-    def product(self, name: str, tenant: str) -> dict[str, Any]:
-        """See ``feilun.serve.office.Office``."""
-        raise AccessError(f"there is no product '{name}'", status=404, code="not-found")
-
     @property
     def hears_stripe(self) -> bool:
         """Whether the project says how to reach Stripe."""

@@ -18,13 +18,6 @@ class Office(Protocol):
             SettingError: a parameter is unknown, or is not what it should be.
         """
 
-    def product(self, name: str, tenant: str) -> dict[str, Any]:
-        """What ``GET /v1/products/{name}`` answers to a customer.
-
-        Raises:
-            AccessError: there is no such product for this customer (404).
-        """
-
     @property
     def hears_stripe(self) -> bool:
         """Whether anything from Stripe is expected here."""
