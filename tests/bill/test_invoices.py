@@ -36,6 +36,7 @@ uses = st.lists(
         inputs=st.integers(1, 5),
         tokens=st.integers(0, 300),
         compute_ns=st.integers(0, 10**9),
+        more=st.sampled_from([(), (("tokens_out", 3),), (("pages", 2), ("tokens_out", 5))]),
     ),
     min_size=1,
     max_size=15,
