@@ -24,12 +24,11 @@ class _Scores(nn.Module):
         self.network = network
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        scores: Tensor = self.network(ids, mask).softmax(-1)
-        return scores
+        return self.network.scores(ids, mask)
 
 
 def export(network: Network) -> Any:
-    """The network as an OpenVINO model: ids and mask (N, L), int64, to scores (N, C), float32; L and N are free."""
+    """An OpenVINO model: ids and mask (N, L), int64, to float32 scores (N, C) or (N, L, C); N and L are free."""
     with _quiet():
         import openvino
 

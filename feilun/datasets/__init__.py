@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
-from feilun.datasets.rows import COLUMNS, FEEDBACK, SPLITS, check, describe, read, write
+from feilun.datasets.rows import (
+    COLUMNS,
+    FEEDBACK,
+    ORDER,
+    SPLITS,
+    TRUTH,
+    check,
+    describe,
+    labels,
+    read,
+    require,
+    write,
+)
 from feilun.datasets.sources import column, read_source
 
-__all__ = ["COLUMNS", "FEEDBACK", "SPLITS", "check", "column", "describe", "read", "read_source", "write"]
+__all__ = [
+    "COLUMNS",
+    "FEEDBACK",
+    "ORDER",
+    "SPLITS",
+    "TRUTH",
+    "check",
+    "column",
+    "describe",
+    "labels",
+    "read",
+    "read_source",
+    "require",
+    "write",
+]

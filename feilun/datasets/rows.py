@@ -1,7 +1,8 @@
-"""The project's own datasets: ``data.parquet`` with six columns of text, the same bytes for the same rows."""
+"""The project's own datasets: ``data.parquet``, the same bytes for the same rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,30 @@ from feilun.errors import DataError
 from feilun.pipeline.kinds import Dataset
 
 FILE = "data.parquet"
-COLUMNS = ("id", "text", "label", "split", "contributor", "domain")
+COLUMNS = (
+    "id",
+    "text",
+    "label",
+    "split",
+    "contributor",
+    "domain",
+)  # all of text; a dataset of another task has no ``label``
+_SPAN = pl.Struct({"start": pl.Int64, "end": pl.Int64, "label": pl.String})  # of characters of ``text``; end excluded
+_ANSWER = pl.Struct({"start": pl.Int64, "text": pl.String})  # where in ``other`` it starts, in characters
+_MESSAGE = pl.Struct({"role": pl.String, "content": pl.String})
+# What a row may be labelled with; which columns a dataset has depends on the task that it is for.
+TRUTH: dict[str, pl.DataType | type[pl.DataType]] = {
+    "label": pl.String,  # one label
+    "labels": pl.List(pl.String),  # any number of labels, none included
+    "spans": pl.List(_SPAN),  # names in the text
+    "other": pl.String,  # a second text: of a pair, the right document of a query, what a question is asked of
+    "score": pl.Float64,
+    "answers": pl.List(_ANSWER),  # right answers to the question ``text``, in ``other``; none where it has no answer
+    "messages": pl.List(_MESSAGE),  # a conversation; the last message is the answer, unless ``chosen`` holds it
+    "chosen": pl.String,  # the better answer
+    "rejected": pl.String,  # the worse one
+}
+ORDER = ("id", "text", *TRUTH, "split", "contributor", "domain")  # of the columns in the file
 SPLITS = ("train", "test")
 FEEDBACK = "feedback-"  # how the ids of rows begin that users gave by correcting an answer
 ROW_GROUP = 65_536  # rows; fixed, for it changes the file's bytes
@@ -25,7 +49,7 @@ def read(dataset: Dataset, split: str | None = None) -> pl.DataFrame:
         split: "train" or "test"; None for both.
 
     Returns:
-        N rows with the columns id, text, label, split, contributor and domain, all strings.
+        N rows with the columns id, text, split, contributor and domain, all text, and those of ``TRUTH`` that it has.
 
     Raises:
         DataError: it has no ``data.parquet``, or that is not such a table.
@@ -46,7 +70,7 @@ def write(frame: pl.DataFrame, folder: Path) -> None:
         DataError: the table is not a dataset (see ``check``).
     """
     check(frame, str(folder))
-    ordered = frame.select(COLUMNS).sort("id").rechunk()
+    ordered = frame.select(c for c in ORDER if c in frame.columns).sort("id").rechunk()
     # one thread and fixed groups: how the table was put together must not show in the bytes
     ordered.write_parquet(folder / FILE, compression="zstd", row_group_size=ROW_GROUP, statistics=True)
 
@@ -55,19 +79,39 @@ def check(frame: pl.DataFrame, where: str) -> None:
     """Refuse a table that is not a dataset.
 
     Raises:
-        DataError: a column is missing, more than enough or not text; a cell is null or a label empty; an id stands
-            twice; a split is unknown. The message names the first such row.
+        DataError: a column is missing, unknown or of another type; a cell is null or a label empty; an id stands twice;
+            a split is unknown. The message names the first such row.
     """
-    if sorted(frame.columns) != sorted(COLUMNS):
-        raise DataError(f"a dataset has the columns {', '.join(COLUMNS)}", where=f"{where}: {', '.join(frame.columns)}")
-    for name in COLUMNS:
-        if frame[name].dtype != pl.String:
-            raise DataError(f"the column '{name}' holds {frame[name].dtype}, not text", where=where)
-    for name in COLUMNS:
-        bad = frame[name].is_null() | (frame[name] == "") if name != "text" else frame[name].is_null()
-        _refuse(bad, f"the column '{name}' is empty", where)
+    always = [name for name in COLUMNS if name != "label"]
+    if not set(always) <= set(frame.columns) <= set(ORDER):
+        raise DataError(
+            f"a dataset has the columns {', '.join(always)}, and of {', '.join(TRUTH)} those that its task needs",
+            where=f"{where}: {', '.join(frame.columns)}",
+        )
+    types = dict.fromkeys(COLUMNS, pl.String) | TRUTH
+    for name in frame.columns:
+        if frame[name].dtype != types[name]:
+            wanted = "text" if types[name] == pl.String else types[name]
+            raise DataError(f"the column '{name}' holds {frame[name].dtype}, not {wanted}", where=where)
+    for name in frame.columns:
+        empty = frame[name].is_null()
+        if name in COLUMNS and name != "text":
+            empty |= frame[name] == ""
+        _refuse(empty, f"the column '{name}' is empty", where)
     _refuse(~frame["split"].is_in(SPLITS), f"a split is one of {', '.join(SPLITS)}", where)
     _refuse(frame["id"].is_duplicated(), "an id stands in two rows", where)
+
+
+def require(frame: pl.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Refuse a dataset without the columns that a task needs.
+
+    Raises:
+        DataError: the message names the column and how prepare makes it.
+    """
+    for name in columns:
+        if name not in frame.columns:
+            hint = f"say in prepare which column of the source it is: {name} = ..."
+            raise DataError(f"the dataset has no column '{name}'", where=where, hint=hint)
 
 
 def describe(frame: pl.DataFrame) -> dict[str, Any]:
@@ -77,7 +121,23 @@ def describe(frame: pl.DataFrame) -> dict[str, Any]:
     {'labels': ['a', 'b'], 'rows': 2, 'splits': {'train': 2, 'test': 0}}
     """
     splits = {split: int((frame["split"] == split).sum()) for split in SPLITS}
-    return {"labels": sorted(frame["label"].unique().to_list()), "rows": frame.height, "splits": splits}
+    return {"labels": labels(frame), "rows": frame.height, "splits": splits}
+
+
+def labels(frame: pl.DataFrame) -> list[str]:
+    """The labels that occur in the columns that hold any, sorted.
+
+    >>> labels(pl.DataFrame({"labels": [["b"], ["a", "b"], []]}))
+    ['a', 'b']
+    """
+    found: set[str] = set()
+    if "label" in frame.columns:
+        found |= set(frame["label"].unique())
+    if "labels" in frame.columns:
+        found |= set(frame["labels"].explode().drop_nulls())
+    if "spans" in frame.columns:
+        found |= set(frame["spans"].explode().drop_nulls().struct.field("label"))
+    return sorted(found)
 
 
 def _refuse(bad: pl.Series, what: str, where: str) -> None:

@@ -8,20 +8,15 @@ from pydantic import Field, field_validator
 
 from feilun import tasks
 from feilun.errors import did_you_mean
+from feilun.tasks.options import TaskOptions
 from feilun.training.settings import FitSettings
 
 
-class FinetuneSettings(FitSettings):
+class FinetuneSettings(FitSettings, TaskOptions):
     """What is trained, on what, and how long."""
 
     task: str = Field(default="classify", description="How examples are read and what the answer is")
     method: Literal["full"] = Field(default="full", description="full: every weight that is not frozen is trained")
-    balance: float = Field(
-        default=0.0,
-        ge=0,
-        le=2,
-        description="0 answers by how frequent each label is, 1 as if all were equally frequent",
-    )
     context: int = Field(default=128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")
 
     @field_validator("task")

@@ -33,6 +33,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
 
     task = tasks.get(settings.task)
     frame = datasets.read(examples, "train")
+    datasets.require(frame, task.COLUMNS, f"dataset {examples.short}")
     labels = task.labels(frame)
     network = networks.load(base.path, settings.context)
     if settings.context > network.positions:
@@ -41,11 +42,11 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
             where="finetune: context",
             hint=f"use context = {network.positions} or less",
         )
-    network.relabel(sorted({*network.labels, *labels}), settings.seed)
-    numbers = task.examples(frame, network.tokenizer, network.labels, settings.balance)
+    network.relabel(sorted({*network.labels, *labels}), settings.seed, task.HEAD)
+    numbers = task.examples(frame, network, settings)
     for progress in fit(network, numbers, task.losses, settings, work.scratch):
         work.record("training", progress.step, progress.steps, loss=progress.loss)
-    networks.save(network, work.folder)
+    networks.save(network, work.folder, settings.task)
     return work.finish(
         Model,
         [base, examples],

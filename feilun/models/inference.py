@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from feilun.errors import ArtifactError
 from feilun.models import tokens
@@ -15,16 +16,22 @@ from feilun.pipeline.kinds import Model
 
 
 class Engine(Protocol):
-    """What answers: ``labels`` name the columns of the scores, ``context`` is the most tokens read of a text."""
+    """What answers: ``head`` says what a score is (``feilun.models.heads.SHAPES``), ``labels`` name the columns of the
+    scores where they are labels, ``context`` is the most tokens read of a text."""
 
+    head: str
     labels: tuple[str, ...]
     context: int
+    tokenizer: Tokenizer
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
 
     def run(self, rows: tokens.Rows) -> NDArray[np.float32]:
-        """Scores (N, C) of N rows of ids; each row sums to 1."""
+        """Scores (N, C) of N rows of ids, of a head that answers once for a text."""
+
+    def outputs(self, rows: tokens.Rows) -> list[NDArray[np.float32]]:
+        """Each row's scores: (C,), or (its tokens, C) where the head answers for each token."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def load(model: Model, *, threads: int = 2) -> Engine:
         engine = network.Answering(network.load(model.path))
     else:
         raise ArtifactError(f"models of format '{model.facts.get('format')}' cannot be run", where=str(model.path))
-    if len(engine.labels) < 2:
+    if engine.head == "label" and len(engine.labels) < 2:
         raise ArtifactError(
             "the model has no head: it names no labels", where=str(model.path), hint="finetune it first"
         )

@@ -1,4 +1,4 @@
-"""The network that is trained: an encoder, the mean of its last layer over a text's tokens, a linear head.
+"""The network that is trained: an encoder and a head (``feilun.models.heads``).
 
 On disk it is a folder in the Hugging Face layout (config.json, model.safetensors, tokenizer.json) that
 ``AutoModel.from_pretrained`` loads as it is, and ``head.safetensors`` beside it once there is a head.
@@ -21,30 +21,32 @@ from torch import Tensor, nn
 
 from feilun.errors import ArtifactError
 from feilun.models import tokens, weights
+from feilun.models.heads import Head
 
 
 class Network(nn.Module):
-    """Logits (N, C) from ids and mask, both (N, L).
+    """Outputs of the head from ids and mask, both (N, L): (N, C), or (N, L, C) for a head of tokens.
 
     It stays in eval mode while it is trained: dropout slows the few epochs of a fine-tuning and showed no gain.
     """
 
-    def __init__(self, encoder: Any, tokenizer: Tokenizer, labels: Sequence[str] = ()) -> None:
+    def __init__(self, encoder: Any, tokenizer: Tokenizer, labels: Sequence[str] = (), head: str = "label") -> None:
         super().__init__()
         self.encoder: Any = encoder
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
-        # without numbers: they come from a file, or from ``relabel``
-        self.head = nn.Linear(encoder.config.hidden_size, max(1, len(self.labels)), device="meta")
+        self.head = Head(head, encoder.config.hidden_size, len(self.labels))
         self.eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits (N, C), float32."""
+        """Outputs of the head, float32."""
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weight = mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * weight).sum(1) / weight.sum(1)
-        logits: Tensor = self.head(mean).float()
-        return logits
+        outputs: Tensor = self.head(states, mask)
+        return outputs
+
+    def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the network answers: probabilities, plain numbers or unit vectors, as the head has it."""
+        return self.head.scores(self(ids, mask))
 
     @property
     def positions(self) -> int:
@@ -63,17 +65,22 @@ class Network(nn.Module):
         depth = self.encoder.config.num_hidden_layers
         return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
 
-    def relabel(self, labels: Sequence[str], seed: int) -> None:
-        """Give the head these labels; rows of labels that it knew are kept, the others start small and random."""
-        weight = torch.empty(len(labels), self.head.in_features)
-        nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(seed))
-        head = nn.Linear(self.head.in_features, len(labels))
-        head.weight.data, head.bias.data = weight, torch.zeros(len(labels))
-        for new, label in enumerate(labels):
-            if label in self.labels:
-                old = self.labels.index(label)
-                head.weight.data[new], head.bias.data[new] = self.head.weight.data[old], self.head.bias.data[old]
-        self.head, self.labels = head, tuple(labels)
+    def relabel(self, labels: Sequence[str], seed: int, head: str = "label") -> None:
+        """Give the network this head; rows of labels that it knew are kept, the others start small and random."""
+        new = Head(head, self.encoder.config.hidden_size, len(labels))
+        if new.shape.scores != "unit":
+            weight = torch.empty(new.weight.shape)
+            nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+            bias = torch.zeros(new.outputs)
+            if head == self.head.name and not self.head.weight.is_meta:
+                known = {label: row for row, label in enumerate(self.labels)}
+                kept = [(i, known[label]) for i, label in enumerate(labels) if label in known]
+                if new.shape.outputs:  # an output is not a label: all of them stay
+                    kept = [(i, i) for i in range(new.outputs)]
+                for row, old in kept:
+                    weight[row], bias[row] = self.head.weight.data[old], self.head.bias.data[old]
+            new.weight, new.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.head, self.labels = new, tuple(labels)
 
 
 class Answering:
@@ -81,23 +88,28 @@ class Answering:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self.head = network.head.name
         self.labels = network.labels
+        self.tokenizer = network.tokenizer
         self.context = tokens.context_of(network.tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
         return tokens.encode(self.network.tokenizer, texts)
 
-    @torch.inference_mode()
     def run(self, rows: tokens.Rows) -> NDArray[np.float32]:
         """Scores (N, C)."""
+        return np.stack(self.outputs(rows)) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    @torch.inference_mode()
+    def outputs(self, rows: tokens.Rows) -> list[NDArray[np.float32]]:
+        """Each row's scores: (C,), or (its tokens, C)."""
 
         def score(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-            logits = self.network(torch.from_numpy(ids), torch.from_numpy(mask))
-            scores: NDArray[np.float32] = logits.softmax(-1).numpy()
-            return scores
+            found: NDArray[np.float32] = self.network.scores(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+            return found
 
-        return tokens.run_in_rectangles(rows, self.context, len(self.labels), score)
+        return tokens.run_in_rectangles(rows, self.context, score)
 
 
 def load(folder: Path, context: int | None = None) -> Network:
@@ -117,25 +129,30 @@ def load(folder: Path, context: int | None = None) -> Network:
             where=str(folder),
             hint="they are not of the same model",
         )
-    head = folder / "head.safetensors"
-    if not head.exists():
+    place = folder / "head.safetensors"
+    name = tokens.load_head(folder)
+    if not place.exists() and name != "vector":
         return Network(encoder, tokenizer)
-    network = Network(encoder, tokenizer, tokens.load_labels(folder))
-    try:
-        network.head.load_state_dict(weights.read(head), assign=True)
-    except RuntimeError as error:
-        raise ArtifactError("the head does not fit the labels", where=str(head), hint=str(error)[-200:]) from error
+    network = Network(encoder, tokenizer, tokens.load_labels(folder), name)
+    if place.exists():
+        try:
+            network.head.load_state_dict(weights.read(place), assign=True)
+        except RuntimeError as error:
+            what = "the head does not fit the labels"
+            raise ArtifactError(what, where=str(place), hint=str(error)[-200:]) from error
     return network
 
 
-def save(network: Network, folder: Path) -> None:
+def save(network: Network, folder: Path, task: str = "classify") -> None:
     """Write the network to an empty folder, in the layout that ``load`` and ``AutoModel.from_pretrained`` read."""
     config = network.encoder.config
     config.id2label = dict(enumerate(network.labels))
     config.label2id = {label: i for i, label in enumerate(network.labels)}
+    config.feilun = {"task": task, "head": network.head.name}
     with quiet():
         network.encoder.save_pretrained(folder)
-    save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
+    if network.head.shape.scores != "unit":
+        save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
     network.tokenizer.save(str(folder / "tokenizer.json"))
 
 

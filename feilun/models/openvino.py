@@ -23,32 +23,33 @@ from feilun.models.threads import ENGINE, named
 
 
 class Engine:
-    """A compiled network with its tokenizer; safe to call from any thread.
+    """A compiled network with its tokenizer; safe to call from any thread (see ``feilun.models.inference.Engine``)."""
 
-    ``labels`` name the columns of the scores; ``context`` is the most tokens that a text is read to.
-    """
-
-    def __init__(self, compiled: Any, tokenizer: Tokenizer, labels: tuple[str, ...], streams: int) -> None:
+    def __init__(
+        self, compiled: Any, tokenizer: Tokenizer, head: str, labels: tuple[str, ...], *, streams: int
+    ) -> None:
+        self.head = head
         self.labels = labels
         self.context = tokens.context_of(tokenizer)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special ones included, cut at the context; their number is what usage counts."""
-        return tokens.encode(self._tokenizer, texts)
+        return tokens.encode(self.tokenizer, texts)
 
     def run(self, rows: tokens.Rows) -> NDArray[np.float32]:
         """Scores (N, C) for N rows of ids. A row's scores do not depend on the other rows; waits for a free stream."""
+        return np.stack(self.outputs(rows)) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def outputs(self, rows: tokens.Rows) -> list[NDArray[np.float32]]:
+        """Each row's scores: (C,), or (its tokens, C) where the head answers for each token."""
         request = self._requests.get()
         try:
             return tokens.run_in_rectangles(
-                rows,
-                self.context,
-                len(self.labels),
-                lambda ids, mask: request.infer([ids, mask], share_inputs=True)[0],
+                rows, self.context, lambda ids, mask: request.infer([ids, mask], share_inputs=True)[0]
             )
         finally:
             self._requests.put(request)
@@ -83,4 +84,6 @@ def load(folder: Path, *, threads: int = 2, streams: int = 1) -> Engine:
         raise ArtifactError(
             "OpenVINO cannot load the model", where=str(place), hint=str(error).strip().splitlines()[-1]
         ) from error
-    return Engine(compiled, tokens.load_tokenizer(folder), tokens.load_labels(folder), streams)
+    return Engine(
+        compiled, tokens.load_tokenizer(folder), tokens.load_head(folder), tokens.load_labels(folder), streams=streams
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,18 +40,37 @@ def load_tokenizer(folder: Path, context: int | None = None) -> Tokenizer:
     return tokenizer
 
 
+def load_head(folder: Path) -> str:
+    """The name of the head (``feilun.models.heads.SHAPES``) that config.json says the model has.
+
+    Raises:
+        ArtifactError: config.json is missing or is not JSON.
+    """
+    return str(_configuration(folder).get("feilun", {}).get("head", "label"))
+
+
 def load_labels(folder: Path) -> tuple[str, ...]:
     """The labels in the order of the scores, from config.json's ``id2label``; none for a model without a head.
 
     Raises:
         ArtifactError: config.json is missing or is not JSON.
     """
+    names = _configuration(folder).get("id2label", {})
+    try:
+        return tuple(str(names[str(i)]) for i in range(len(names)))
+    except (KeyError, TypeError) as error:
+        raise ArtifactError("the model's labels cannot be read", where=str(folder / "config.json")) from error
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
     place = folder / "config.json"
     try:
-        names = json.loads(place.read_text("utf-8")).get("id2label", {})
-        return tuple(str(names[str(i)]) for i in range(len(names)))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        read: dict[str, Any] = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ArtifactError("the model's configuration cannot be read", where=str(place)) from error
+    if not isinstance(read, dict):
+        raise ArtifactError("the model's configuration cannot be read", where=str(place))
+    return read
 
 
 def context_of(tokenizer: Tokenizer) -> int:
@@ -92,13 +112,16 @@ def pad(rows: Rows, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def run_in_rectangles(
-    rows: Rows,
-    context: int,
-    classes: int,
-    score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]],
-) -> NDArray[np.float32]:
-    """Scores (N, C) in the order of ``rows``; ``score`` takes ids and mask of one rectangle."""
-    scores = np.zeros((len(rows), classes), np.float32)
+    rows: Rows, context: int, score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Each row's scores, in the order of ``rows``: (C,), or (its tokens, C) where each token has its own.
+
+    Args:
+        score: from ids and mask of one rectangle, (N, L), to scores, (N, C) or (N, L, C).
+    """
+    scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
     for chosen, width in rectangles([len(r) for r in rows], context):
-        scores[chosen] = score(*pad([rows[i] for i in chosen], width))
+        found = score(*pad([rows[i] for i in chosen], width))
+        for i, one in zip(chosen, found, strict=True):
+            scores[i] = one.copy() if one.ndim == 1 else one[: len(rows[i])].copy()
     return scores

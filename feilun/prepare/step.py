@@ -44,7 +44,7 @@ def prepare(source: Source, settings: PrepareSettings, work: Workspace) -> Datas
         frame = card.filtered("over_limit", frame, frame.sort("id").head(settings.limit))
     _check_learnable(frame, settings, card, where)
 
-    datasets.write(frame.select(datasets.COLUMNS), work.folder)
+    datasets.write(frame.select(c for c in datasets.ORDER if c in frame.columns), work.folder)
     card.write(frame, work.folder)
     work.record("writing", 5, 5, **card.removed, rows=frame.height)
     licence = source.facts.get("licence")

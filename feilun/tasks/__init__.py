@@ -1,15 +1,22 @@
-"""One file a task: how examples become tensors, the loss, and how scores become answers."""
+"""One file a task: how examples become tensors, the loss, and how outputs become answers and figures."""
 
 from __future__ import annotations
 
-from types import ModuleType
+import importlib
+from typing import TYPE_CHECKING, cast
 
-from feilun.errors import SettingError, did_you_mean
+from feilun.errors import ArtifactError, SettingError, did_you_mean
+from feilun.pipeline.kinds import Model
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from feilun.tasks.task import Answered, Task
 
 NAMES = ("classify",)
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> Task:
     """The task of that name.
 
     Raises:
@@ -23,6 +30,25 @@ def get(name: str) -> ModuleType:
     if name not in NAMES:
         hint = did_you_mean(name, NAMES) or f"there is {', '.join(NAMES)}"
         raise SettingError(f"there is no task '{name}'", hint=hint, code="unknown-task")
-    from feilun.tasks import classify
+    return cast("Task", importlib.import_module(f"feilun.tasks.{name}"))
 
-    return classify
+
+def of(model: Model) -> Task:
+    """The task that a model was tuned for.
+
+    Raises:
+        ArtifactError: none: it is a base.
+    """
+    if "task" not in model.facts:
+        raise ArtifactError("the model has no task", where=model.short, hint="finetune it first")
+    return get(str(model.facts["task"]))
+
+
+def ask(model: Model, frame: pl.DataFrame) -> Answered:
+    """What a model says of each row, whatever its task and format.
+
+    Args:
+        frame: N rows with the columns that the task reads; ``text`` is always one of them.
+    """
+    task = of(model)
+    return task.answer(task.load(model), frame)

@@ -9,13 +9,20 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
+from feilun import datasets
 from feilun.errors import DataError
-from feilun.models import tokens
+from feilun.models import inference, tokens
 from feilun.models.network import Network
+from feilun.pipeline.kinds import Model
 from feilun.tasks import metrics
+from feilun.tasks.metrics import Metric
+from feilun.tasks.options import TaskOptions
+from feilun.tasks.task import Answered
+
+HEAD = "label"
+COLUMNS = ("label",)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Examples:
     rows: list[list[int]]
     targets: NDArray[np.int64]
     offset: NDArray[np.float32]
+    smoothing: float = 0.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +49,7 @@ def labels(frame: pl.DataFrame) -> list[str]:
     Raises:
         DataError: fewer than two.
     """
-    found = sorted(frame["label"].unique().to_list())
+    found = datasets.labels(frame)
     if len(found) < 2:
         raise DataError(
             f"to classify takes at least two labels; the training rows have {len(found)}: {', '.join(found) or 'none'}",
@@ -51,20 +59,20 @@ def labels(frame: pl.DataFrame) -> list[str]:
     return found
 
 
-def examples(frame: pl.DataFrame, tokenizer: Tokenizer, labels: Sequence[str], balance: float = 0.0) -> Examples:
+def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Examples:
     """Texts and labels as numbers; texts are cut at the tokenizer's context.
 
-    Args:
-        balance: 0 learns how frequent the labels are, and answers by it; 1 learns to answer as if all were equally
-            frequent, which is best for macro-F1 (logit adjustment, Menon et al. 2021, arXiv 2007.07314).
+    ``options.balance``: 0 learns how frequent the labels are, and answers by it; 1 learns to answer as if all were
+    equally frequent, which is best for macro-F1 (logit adjustment, Menon et al. 2021, arXiv 2007.07314).
 
     Raises:
-        DataError: a label that is not among ``labels``.
+        DataError: a label that the network does not have.
     """
-    targets = metrics.numbers(frame["label"].to_list(), labels)
-    share = (np.bincount(targets, minlength=len(labels)) + 1) / (len(targets) + len(labels))
-    offset = (balance * np.log(share)).astype(np.float32)
-    return Examples(tokens.encode(tokenizer, frame["text"].to_list()), targets, offset)
+    targets = metrics.numbers(frame["label"].to_list(), network.labels)
+    share = (np.bincount(targets, minlength=len(network.labels)) + 1) / (len(targets) + len(network.labels))
+    offset = (options.balance * np.log(share)).astype(np.float32)
+    rows = tokens.encode(network.tokenizer, frame["text"].to_list())
+    return Examples(rows, targets, offset, options.label_smoothing)
 
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
@@ -72,4 +80,30 @@ def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tenso
     rows = [examples.rows[i] for i in chosen]
     ids, mask = tokens.pad(rows, max(len(row) for row in rows))
     logits = network(torch.from_numpy(ids), torch.from_numpy(mask)) + torch.from_numpy(examples.offset)
-    return torch.nn.functional.cross_entropy(logits, torch.from_numpy(examples.targets[chosen]), reduction="none")
+    targets = torch.from_numpy(examples.targets[chosen])
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=examples.smoothing)
+
+
+def load(model: Model) -> inference.Engine:
+    """The engine of the model's format."""
+    return inference.load(model)
+
+
+def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
+    """The best label of each text with its score, and every label's."""
+    scores = engine.run(engine.encode(frame["text"].to_list()))
+    said = [
+        {
+            "label": engine.labels[int(row.argmax())],
+            "score": float(row.max()),
+            "scores": dict(zip(engine.labels, row.tolist(), strict=True)),
+        }
+        for row in scores
+    ]
+    return Answered(said, scores)
+
+
+def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
+    """Accuracy."""
+    truth = metrics.numbers(frame["label"].to_list(), labels)
+    return [metrics.mean("accuracy", answered.raw.argmax(1) == truth)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,34 @@ from feilun.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 BINS = 15
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of N rows that can be counted again on any resample of them.
+
+    ``rows``: what each row adds, (N, K). ``value``: from sums (..., K) to figures (...). The figure is
+    ``value(rows.sum(0))``, and a bootstrap is ``value(weights @ rows)`` with weights (R, N).
+    """
+
+    name: str
+    rows: Floats
+    value: Callable[[Floats], Floats]
+    higher_is_better: bool = True
+
+
+def mean(name: str, rows: Sequence[float] | NDArray[Any], *, higher_is_better: bool = True) -> Metric:
+    """The mean of one number a row.
+
+    >>> float((m := mean("accuracy", [1, 0, 1, 1])).value(m.rows.sum(0)))
+    0.75
+    """
+    numbers = np.asarray(rows, np.float64)
+    return Metric(name, np.stack([numbers, np.ones_like(numbers)], 1), _mean, higher_is_better)
+
+
+def _mean(sums: Floats) -> Floats:
+    return _share(sums[..., 0], sums[..., 1])
 
 
 def numbers(labels: Sequence[str], known: Sequence[str]) -> Ints:

@@ -55,7 +55,8 @@ def test_what_is_written_is_read_by_split(tmp_path):
 @pytest.mark.parametrize(
     ("frame", "what", "where"),
     [
-        (table().drop("label"), "a dataset has the columns", "here: id"),
+        (table().drop("domain"), "a dataset has the columns", "here: id"),
+        (table().with_columns(labels=pl.lit("x")), "the column 'labels' holds String, not List", "here"),
         (table().with_columns(more=pl.lit("x")), "a dataset has the columns", "here: id"),
         (table().with_columns(label=pl.lit(1)), "holds Int32, not text", "here"),
         (table(label=["a", "", "b", "c"]), "the column 'label' is empty", "here, row 2"),

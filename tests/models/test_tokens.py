@@ -35,8 +35,15 @@ def test_a_rows_width_depends_on_that_row_alone(many: list[int], mine: int) -> N
 @given(lengths)
 def test_scores_come_back_in_the_order_that_they_were_asked(many: list[int]) -> None:
     rows = [[7] * n for n in many]
-    count = tokens.run_in_rectangles(rows, 200, 1, lambda ids, mask: mask.sum(1, keepdims=True).astype(np.float32))
-    assert count[:, 0].tolist() == many
+    count = tokens.run_in_rectangles(rows, 200, lambda ids, mask: mask.sum(1, keepdims=True).astype(np.float32))
+    assert [int(one[0]) for one in count] == many
+
+
+def test_scores_of_tokens_are_as_many_as_the_row_has() -> None:
+    rows = [[7] * 3, [7] * 20, [7]]
+    found = tokens.run_in_rectangles(rows, 200, lambda ids, mask: np.stack([ids, mask], -1).astype(np.float32))
+    assert [one.shape for one in found] == [(3, 2), (20, 2), (1, 2)]
+    assert all((one[:, 1] == 1).all() for one in found)
 
 
 def test_a_text_is_cut_at_the_context_and_never_padded(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from feilun import tasks
 from feilun.errors import DataError, SettingError
 from feilun.models import network
 from feilun.tasks import classify
+from feilun.tasks.options import TaskOptions
 from tests.models import tiny
 
 LABELS = sorted(tiny.SAYS)
@@ -35,14 +36,14 @@ def test_fewer_than_two_labels_are_refused(labels: list[str]) -> None:
 
 
 def test_a_row_has_the_same_loss_in_any_batch(net: network.Network) -> None:
-    examples = classify.examples(tiny.frame(40), net.tokenizer, LABELS)
+    examples = classify.examples(tiny.frame(40), net, TaskOptions())
     together = classify.losses(net, examples, range(40)).detach()
     alone = torch.cat([classify.losses(net, examples, [i]).detach() for i in range(40)])
     torch.testing.assert_close(together, alone)
 
 
 def test_the_loss_is_the_cross_entropy_of_the_true_label(net: network.Network) -> None:
-    examples = classify.examples(tiny.frame(40), net.tokenizer, LABELS)
+    examples = classify.examples(tiny.frame(40), net, TaskOptions())
     scores = network.Answering(net).run(examples.rows)
     expected = -np.log(scores[np.arange(40), examples.targets])
     np.testing.assert_allclose(classify.losses(net, examples, range(40)).detach().numpy(), expected, atol=1e-5)
@@ -50,7 +51,7 @@ def test_the_loss_is_the_cross_entropy_of_the_true_label(net: network.Network) -
 
 def test_balance_asks_more_of_frequent_labels(net: network.Network) -> None:
     frame = pl.concat([tiny.frame(90, labels=["good"]), tiny.frame(10, labels=["bad"]), tiny.frame(1, labels=["fair"])])
-    plain = classify.examples(frame, net.tokenizer, LABELS)
-    balanced = classify.examples(frame, net.tokenizer, LABELS, balance=1.0)
+    plain = classify.examples(frame, net, TaskOptions())
+    balanced = classify.examples(frame, net, TaskOptions(balance=1.0))
     assert plain.offset.tolist() == [0, 0, 0]
     np.testing.assert_allclose(np.exp(balanced.offset), np.array([11, 2, 91]) / 104, rtol=1e-5)

@@ -19,6 +19,7 @@ from torch import Tensor
 from feilun.errors import StepError
 from feilun.models import network, weights
 from feilun.tasks import classify
+from feilun.tasks.options import TaskOptions
 from feilun.training import checkpoint, optimizer
 from feilun.training.loop import fit
 from feilun.training.settings import FitSettings
@@ -34,7 +35,7 @@ class Task:
     def __init__(self, base: Path) -> None:
         self.network = network.load(base, tiny.CONTEXT)
         self.network.relabel(LABELS, seed=0)
-        self.examples = classify.examples(tiny.frame(120), self.network.tokenizer, LABELS)
+        self.examples = classify.examples(tiny.frame(120), self.network, TaskOptions())
 
     def train(self, scratch: Path, settings: FitSettings = SETTINGS, steps: int | None = None) -> list[float]:
         """Losses of the steps taken; stops after ``steps`` as an interruption would."""

@@ -1,0 +1,67 @@
+"""What turns an encoder's states into a task's outputs, and outputs into scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What kind of head: one output for a text or one for each of its tokens, and what a score is.
+
+    ``outputs`` is how many numbers an output has; 0 means as many as there are labels.
+    """
+
+    pooled: bool
+    scores: Literal["softmax", "sigmoid", "plain", "unit"]
+    outputs: int = 0
+
+
+SHAPES = {
+    "label": Shape(pooled=True, scores="softmax"),  # exactly one label
+    "labels": Shape(pooled=True, scores="sigmoid"),  # any of the labels
+    "number": Shape(pooled=True, scores="plain", outputs=1),
+    "vector": Shape(pooled=True, scores="unit"),  # the mean itself, of length 1; nothing to train in the head
+    "tokens": Shape(pooled=False, scores="softmax"),  # a label for each token
+    "ends": Shape(pooled=False, scores="plain", outputs=2),  # how likely an answer starts, ends at each token
+}
+
+
+class Head(nn.Module):
+    """Outputs from states (N, L, H) and mask (N, L): (N, C) where pooled, else (N, L, C); float32.
+
+    Without numbers at first (on the meta device): they come from a file, or from ``Network.relabel``.
+    """
+
+    def __init__(self, name: str, hidden: int, labels: int) -> None:
+        super().__init__()
+        self.name, self.shape = name, SHAPES[name]
+        self.outputs = hidden if self.shape.scores == "unit" else self.shape.outputs or max(1, labels)
+        if self.shape.scores != "unit":
+            self.weight = nn.Parameter(torch.empty(self.outputs, hidden, device="meta"))
+            self.bias = nn.Parameter(torch.empty(self.outputs, device="meta"))
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Outputs, before ``scores``."""
+        if self.shape.pooled:
+            weight = mask.unsqueeze(-1).to(states.dtype)
+            states = (states * weight).sum(1) / weight.sum(1)
+        if self.shape.scores == "unit":
+            return states.float()
+        return nn.functional.linear(states, self.weight, self.bias).float()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """What is answered: probabilities, plain numbers, or a vector of length 1."""
+        match self.shape.scores:
+            case "softmax":
+                return outputs.softmax(-1)
+            case "sigmoid":
+                return outputs.sigmoid()
+            case "unit":
+                return nn.functional.normalize(outputs, dim=-1)
+            case "plain":
+                return outputs
