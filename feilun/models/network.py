@@ -36,6 +36,7 @@ class Network(nn.Module):
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
         self.head = Head(head, encoder.config.hidden_size, len(self.labels))
+        self.decided: dict[str, Any] = {}  # what a task chose after the training, for its answers: kept in config.json
         self.eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ class Network(nn.Module):
                     kept = [(i, i) for i in range(new.outputs)]
                 for row, old in kept:
                     weight[row], bias[row] = self.head.weight.data[old], self.head.bias.data[old]
+                new.load_state_dict(dict(self.head.named_buffers()), strict=False)
             new.weight, new.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.head, self.labels = new, tuple(labels)
 
@@ -134,6 +136,7 @@ def load(folder: Path, context: int | None = None) -> Network:
     if not place.exists() and name != "vector":
         return Network(encoder, tokenizer)
     network = Network(encoder, tokenizer, tokens.load_labels(folder), name)
+    network.decided = tokens.load_decided(folder)
     if place.exists():
         try:
             network.head.load_state_dict(weights.read(place), assign=True)
@@ -148,7 +151,9 @@ def save(network: Network, folder: Path, task: str = "classify") -> None:
     config = network.encoder.config
     config.id2label = dict(enumerate(network.labels))
     config.label2id = {label: i for i, label in enumerate(network.labels)}
-    config.feilun = {"task": task, "head": network.head.name}
+    config.feilun = {"task": task, "head": network.head.name} | (
+        {"decided": network.decided} if network.decided else {}
+    )
     with quiet():
         network.encoder.save_pretrained(folder)
     if network.head.shape.scores != "unit":

@@ -49,6 +49,15 @@ def load_head(folder: Path) -> str:
     return str(_configuration(folder).get("feilun", {}).get("head", "label"))
 
 
+def load_decided(folder: Path) -> dict[str, Any]:
+    """What the task chose after the training, for its answers (thresholds, say), from config.json.
+
+    Raises:
+        ArtifactError: config.json is missing or is not JSON.
+    """
+    return dict(_configuration(folder).get("feilun", {}).get("decided", {}))
+
+
 def load_labels(folder: Path) -> tuple[str, ...]:
     """The labels in the order of the scores, from config.json's ``id2label``; none for a model without a head.
 
@@ -81,6 +90,17 @@ def context_of(tokenizer: Tokenizer) -> int:
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids with the special ones, at most the context of each text."""
     return [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+
+
+def encode_pairs(tokenizer: Tokenizer, texts: Sequence[str], others: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text and the one that belongs to it, with a separator; the longer one is cut first.
+
+    Raises:
+        ArtifactError: the tokenizer does not say what stands between two texts.
+    """
+    if not tokenizer.num_special_tokens_to_add(is_pair=True):
+        raise ArtifactError("the tokenizer has no separator for two texts", hint="use a base that reads pairs")
+    return [e.ids for e in tokenizer.encode_batch_fast(list(zip(texts, others, strict=True)))]
 
 
 def rectangles(lengths: Sequence[int], context: int) -> Iterator[tuple[list[int], int]]:
