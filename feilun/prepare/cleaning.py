@@ -41,13 +41,13 @@ def clean(raw: pl.DataFrame, settings: PrepareSettings, card: Card, where: str) 
     Raises:
         DataError: a column is missing, a label is unknown, a source id stands twice.
     """
-    texts = column(raw, settings.text, where)
+    texts = column(raw, settings.text or "text", where)
     frame = pl.DataFrame(
         {
             "row": pl.Series(range(1, raw.height + 1), dtype=pl.Int64),
             "raw": texts,
             "text": pl.Series([repair(text) for text in texts.fill_null("")], dtype=pl.String),
-            "label": column(raw, settings.label, where).str.strip_chars(),
+            "label": column(raw, settings.label or "label", where).str.strip_chars(),
             "source_id": _source_ids(raw, settings, where),
             "contributor": _contributors(raw, settings.contributor, where),
         }
@@ -99,16 +99,16 @@ def _contributors(raw: pl.DataFrame, setting: str | ContributorColumn | None, wh
 
 def _named(frame: pl.DataFrame, settings: PrepareSettings, where: str) -> pl.DataFrame:
     if settings.bands:
-        return _banded(frame, settings.bands, f"column '{settings.label}'", where)
-    if settings.labels is None:
+        return _banded(frame, settings.bands, "column '" + (settings.label or "label") + "'", where)
+    if settings.names is None:
         return frame
-    unknown = frame.filter(~pl.col("label").is_in(list(settings.labels)))
+    unknown = frame.filter(~pl.col("label").is_in(list(settings.names)))
     if unknown.height:
         row, label = unknown["row"][0], unknown["label"][0]
-        hint = did_you_mean(label, settings.labels) or f"the labels are {', '.join(settings.labels)}"
-        place = f"{where}, row {row}, column '{settings.label}'"
-        raise DataError(f"the label '{label[:80]}' is not among 'labels'", where=place, hint=hint)
-    return frame.with_columns(pl.col("label").replace_strict(settings.labels, return_dtype=pl.String))
+        hint = did_you_mean(label, settings.names) or f"the labels are {', '.join(settings.names)}"
+        place = f"{where}, row {row}, column '" + (settings.label or "label") + "'"
+        raise DataError(f"the label '{label[:80]}' is not among 'names'", where=place, hint=hint)
+    return frame.with_columns(pl.col("label").replace_strict(settings.names, return_dtype=pl.String))
 
 
 def _banded(frame: pl.DataFrame, bands: tuple[Band, ...], called: str, where: str) -> pl.DataFrame:

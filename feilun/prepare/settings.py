@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from feilun.pipeline.steps import Settings
 
@@ -46,28 +46,57 @@ class Split(Settings):
         return self
 
 
-class PrepareSettings(Settings):
-    """Which columns hold what, how labels are made, and which rows are left out."""
+COLUMNS = ("label", "labels", "spans", "other", "score", "answers", "messages", "chosen", "rejected", "answer", "tags")
 
-    text: str = "text"  # the column with the text
-    label: str = "label"  # the column with the label, or with a number that ``bands`` turns into one
+
+class PrepareSettings(Settings):
+    """Which columns hold what, how labels are made, and which rows are left out.
+
+    Where no column of ``COLUMNS`` is named, those that the source itself names are taken, else those that are called
+    so. Cells of CSV and TSV that hold lists or records are JSON.
+    """
+
+    text: str | None = None  # the column with the text; by default "text", or what is asked last in ``messages``
+    label: str | None = None  # one label, or a number that ``bands`` turns into one
+    labels: str | tuple[str, ...] | None = None  # several in one cell, or a column of 0 and 1 for each
+    spans: str | None = None  # names in the text: {start, end, label}, or [start, end, label], in characters
+    other: str | None = None  # a second text: of a pair, the right document, what a question is asked of
+    score: str | None = None  # a number
+    answers: str | None = None  # where in ``other`` the answers are: SQuAD's form, {start, text}, or the text alone
+    messages: str | None = None  # a conversation of {role, content} that ends with the answer
+    chosen: str | None = None  # the better answer: text, or a conversation that ends with it
+    rejected: str | None = None  # the worse one
+    answer: str | None = None  # the right answer to ``text``; together they become ``messages``
+    system: str | None = None  # what stands before ``text`` in ``messages``: instructions
+    tokens: str | None = None  # a list of words, with ``tags`` (B-place, I-place, O) instead of ``text`` and ``spans``
+    tags: str | None = None
+    join: str | None = None  # between words of ``tokens``, conll and tagged; by default a space, none in Chinese
+    separator: str = Field(default=";", min_length=1)  # between labels in one cell
     id: str | None = None  # the column with the source's own row ids; without it the text is the id
     contributor: str | ContributorColumn | None = None  # without it every row has its own
     domain: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     bands: tuple[Band, ...] = ()  # the first that holds a number names it
-    labels: dict[str, str] | None = None  # every label that may occur -> what to call it
-    split: Split = Split()
+    names: dict[str, str] | None = None  # every label that may occur -> what to call it
+    split: Split | str | None = None  # shares, or the column that says train or test; 0.8 and 0.2 by default
     min_characters: int = Field(default=1, ge=1)
     max_characters: int = Field(default=10_000, ge=1)
     near_duplicate: float = Field(default=0.8, ge=0.5, le=1)  # Jaccard similarity; 1 looks for exact duplicates only
     limit: int | None = Field(default=None, ge=1)  # at most so many rows: a sample that does not depend on their order
+    format: Literal["csv", "tsv", "jsonl", "parquet", "lines", "conll", "tagged"] | None = None  # by default the suffix
     encoding: str | None = None  # of a text file without a byte-order mark; UTF-8 by default
     columns: tuple[str, ...] | None = None  # names, for a file whose first line is a row already
 
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _is_a_column(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            raise ValueError("labels is the column with several labels; to call labels something else: names = { ... }")
+        return given
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if self.bands and self.labels:
-            raise ValueError("give bands (for numbers) or labels (for names), not both")
+        if self.bands and self.names:
+            raise ValueError("give bands (for numbers) or names (for labels), not both")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is more than max_characters")
         return self

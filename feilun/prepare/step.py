@@ -10,7 +10,7 @@ from feilun.pipeline.kinds import Dataset, Source
 from feilun.pipeline.steps import Workspace, step
 from feilun.prepare import cleaning, duplicates, splitting
 from feilun.prepare.card import Card
-from feilun.prepare.settings import PrepareSettings
+from feilun.prepare.settings import PrepareSettings, Split
 
 
 @step("prepare", version=1)
@@ -36,7 +36,7 @@ def prepare(source: Source, settings: PrepareSettings, work: Workspace) -> Datas
     frame = cleaning.clean(raw, settings, card, where)
     work.record("cleaning", 2, 5, rows=frame.height)
     frame = duplicates.without_exact(frame, card)
-    frame = splitting.split(frame, settings.split)
+    frame = splitting.split(frame, settings.split if isinstance(settings.split, Split) else Split())
     work.record("splitting", 3, 5, rows=frame.height)
     frame = duplicates.without_near(frame, settings.near_duplicate, card)
     work.record("comparing", 4, 5, rows=frame.height)
@@ -57,13 +57,14 @@ def _check_learnable(frame: pl.DataFrame, settings: PrepareSettings, card: Card,
         raise DataError("no row is left", where=where, hint=f"left out: {lost}")
     facts = datasets.describe(frame)
     if len(facts["labels"]) < 2:
-        hint = "check the column 'label', 'bands' and 'labels'; learning needs two labels or more"
+        hint = "check the column 'label', 'bands' and 'names'; learning needs two labels or more"
         raise DataError(f"every row has the label '{facts['labels'][0]}'", where=where, hint=hint)
+    shares = settings.split if isinstance(settings.split, Split) else Split()
     for split, other in (("test", "train"), ("train", "test")):
-        if getattr(settings.split, split) > 0 and facts["splits"][split] == 0:
+        if getattr(shares, split) > 0 and facts["splits"][split] == 0:
             hint = f"{frame.height} rows are too few to split, or the share of {split} is too small"
             raise DataError(f"no row falls into {split}", where=where, hint=hint)
-        if split == "test" and settings.split.train > 0:
+        if split == "test" and shares.train > 0:
             seen = set(frame.filter(split=other)["label"])
             unseen = sorted(set(frame.filter(split=split)["label"]) - seen)
             if unseen:

@@ -80,14 +80,14 @@ def test_a_number_outside_every_band_is_named_with_a_hint(run):
 
 def test_an_unknown_label_gets_a_hint_case_44(run):
     with pytest.raises(DataError, match="the label 'postive' is not among") as caught:
-        run(rated("positive", "negative", "postive"), labels={"positive": "+", "negative": "-"})
+        run(rated("positive", "negative", "postive"), names={"positive": "+", "negative": "-"})
     assert caught.value.where == "rows.jsonl, row 3, column 'label'"
     assert caught.value.hint == "did you mean 'positive'?"
 
 
 def test_labels_are_renamed_and_trimmed(run):
     rows = rated(*[" 0", "1 "] * 20)
-    dataset, _ = run(rows, labels={"0": "negative", "1": "positive"}, near_duplicate=1)
+    dataset, _ = run(rows, names={"0": "negative", "1": "positive"}, near_duplicate=1)
     assert dataset.facts["labels"] == ["negative", "positive"]
 
 
@@ -128,7 +128,7 @@ def test_contributors_are_unique_to_their_domain(run):
     [
         {"split": {"train": 0.8, "test": 0.3}},
         {"bands": [{"label": "a", "from": 2, "to": 1}]},
-        {"bands": [{"label": "a"}], "labels": {"a": "b"}},
+        {"bands": [{"label": "a"}], "names": {"a": "b"}},
         {"min_characters": 5, "max_characters": 4},
         {"domain": "a/b"},
         {"near_duplicate": 0.2},
