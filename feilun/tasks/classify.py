@@ -16,7 +16,7 @@ from feilun.errors import DataError
 from feilun.models import inference, tokens
 from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import metrics
+from feilun.tasks import metrics, metrics_labels
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
@@ -104,6 +104,6 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
-    """Accuracy."""
+    """Accuracy, F1, correlation, areas under curves, and how far scores are from being right (``metrics_labels``)."""
     truth = metrics.numbers(frame["label"].to_list(), labels)
-    return [metrics.mean("accuracy", answered.raw.argmax(1) == truth)]
+    return metrics_labels.of(truth, answered.raw, len(labels))

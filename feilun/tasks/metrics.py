@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,24 @@ BINS = 15
 class Metric:
     """A figure of N rows that can be counted again on any resample of them.
 
-    ``rows``: what each row adds, (N, K). ``value``: from sums (..., K) to figures (...). The figure is
-    ``value(rows.sum(0))``, and a bootstrap is ``value(weights @ rows)`` with weights (R, N).
+    ``rows``: what each row adds, (N, K), an array or a ``scipy.sparse`` one. ``value``: from sums (..., K) to figures
+    (...). The figure is ``value(rows.sum(0))``, and a bootstrap is ``value(weights @ rows)`` with weights (R, N); see
+    ``feilun.tasks.bootstrap``. A figure that these rows say nothing of is NaN.
     """
 
     name: str
-    rows: Floats
+    rows: Any
     value: Callable[[Floats], Floats]
     higher_is_better: bool = True
+
+    @property
+    def figure(self) -> float:
+        """What all rows together say."""
+        return float(self.value(np.asarray(self.rows.sum(0), np.float64)))
+
+    def of(self, chosen: NDArray[Any]) -> Metric:
+        """The same figure of some of the rows: ``chosen`` are their numbers, or a mask (N,)."""
+        return replace(self, rows=self.rows[chosen])
 
 
 def mean(name: str, rows: Sequence[float] | NDArray[Any], *, higher_is_better: bool = True) -> Metric:
