@@ -28,6 +28,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         ArtifactError: the base's files are damaged or are not safetensors.
     """
     from feilun import datasets, tasks
+    from feilun.finetune import holding
     from feilun.models import network as networks
     from feilun.training.loop import fit
 
@@ -43,9 +44,13 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
             hint=f"use context = {network.positions} or less",
         )
     network.relabel(sorted({*network.labels, *labels}), settings.seed, task.HEAD)
-    numbers = task.examples(frame, network, settings)
-    for progress in fit(network, numbers, task.losses, settings, work.scratch):
+    learned, held_out = holding.split(frame, settings)
+    numbers = task.examples(learned, network, settings)
+    watch = holding.watch(task, network, held_out, settings)
+    for progress in fit(network, numbers, task.losses, settings, work.scratch, watch=watch):
         work.record("training", progress.step, progress.steps, loss=progress.loss)
+        if progress.held_out is not None:
+            work.record("held out", progress.step, progress.steps, held_out=progress.held_out)
     networks.save(network, work.folder, settings.task)
     return work.finish(
         Model,

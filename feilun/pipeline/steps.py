@@ -78,13 +78,17 @@ class Workspace:
         self.metrics: dict[str, Any] = {}
         self._observe = observe or (lambda progress: None)
         self._shown = 0.0
+        self._what = ""
 
     def record(self, what: str, done: float, total: float = 0, **numbers: float) -> None:
-        """Show progress, at most ten times a second, and remember the newest numbers in the run."""
+        """Show progress, and remember the newest numbers in the run.
+
+        More of the same is shown at most ten times a second; something else (``what``) is always shown.
+        """
         self.metrics.update(numbers)
         now = time.monotonic()
-        if now - self._shown >= 0.1 or done >= total:
-            self._shown = now
+        if now - self._shown >= 0.1 or done >= total or what != self._what:
+            self._shown, self._what = now, what
             self._observe(Progress(what, done, total, numbers))
 
     def finish(self, kind: type[A], parents: Sequence[Artifact], **facts: Any) -> A:

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from feilun.errors import StepError
 from feilun.models.network import Network
-from feilun.training import checkpoint, optimizer, packing
+from feilun.training import machine, optimizer, packing, schedule
+from feilun.training.packing import Plan
 from feilun.training.settings import FitSettings
+from feilun.training.state import State
+from feilun.training.watching import Watch
 
 
 class Examples(Protocol):
@@ -30,12 +33,17 @@ E = TypeVar("E", bound=Examples)
 
 @dataclass(frozen=True)
 class Progress:
-    """After ``step`` of ``steps``: the batch's mean loss, the gradient's length before clipping, tokens so far."""
+    """After ``step`` of ``steps``: the rows' mean loss, the gradient's length before clipping.
+
+    ``held_out`` is what the watch measured after this step, where it did: a caller that compares trainings gives up on
+    this one by not asking for the next step.
+    """
 
     step: int
     steps: int
     loss: float
     gradient: float
+    held_out: float | None = None
 
 
 def fit(
@@ -44,48 +52,54 @@ def fit(
     losses: Callable[[Network, E, Sequence[int]], Tensor],
     settings: FitSettings,
     scratch: Path,
+    *,
+    plan: Plan | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Progress]:
     """Train ``network`` in place, yielding after each step.
 
     Deterministic under ``settings.seed`` on one machine. A checkpoint in ``scratch`` is resumed, and the weights at the
-    end are those of an uninterrupted training to the last bit (RELIABILITY 47).
+    end are those of an uninterrupted training to the last bit (RELIABILITY 47). At the end the network has the best
+    weights that ``watch`` saw; without a watch, the mean that the settings ask for, or the last ones.
 
     Args:
         losses: from the network, the examples and the numbers of the chosen rows, each row's loss, (N,).
+        plan: other batches than those of ``packing.plan``.
+        watch: held-out rows; looked at every ``settings.watch_steps`` steps and at the end.
 
     Raises:
         StepError: the loss or the gradient is not finite; the step is not taken, the last checkpoint stays (46).
     """
     torch.manual_seed(settings.seed)
+    plan = plan or packing.plan(examples.lengths, settings)
+    device = machine.device(settings)
+    network.to(device)
     parameters = optimizer.trained(network, settings)
-    adam = optimizer.build(parameters, settings)
-    plan = [
-        batch
-        for epoch in range(settings.epochs)
-        for batch in packing.batches(examples.lengths, settings.batch_tokens, settings.seed, epoch)
-    ]
-    rows = len(examples.lengths) * settings.epochs / len(plan)  # in a batch, on average
-    start = (checkpoint.load(scratch, parameters, adam) or {"step": 0})["step"]
-    for step in range(start, len(plan)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-            loss = losses(network, examples, plan[step]).sum()
-        torch.autograd.backward(loss / rows)  # rows, not batches, weigh the same: short texts come many to a batch
-        length = torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
-        mean = loss.item() / len(plan[step])
+    steps = math.ceil(len(plan.batches) / settings.accumulation)
+    rows = plan.rows * len(plan.batches) / max(1, steps)  # in a step, on average
+    look_every = settings.watch_steps or max(1, round(plan.epoch / settings.accumulation))
+    state = State(network, parameters, settings, steps, watch)
+    for step in range(state.resume(scratch), steps):
+        if state.watcher.stops:
+            break
+        state.thawing.reach(step)
+        total, seen = torch.zeros((), device=device), 0
+        for batch in plan.batches[step * settings.accumulation : (step + 1) * settings.accumulation]:
+            with machine.autocast(settings, device):
+                loss = losses(network, examples, batch).sum()
+            torch.autograd.backward(loss / rows)  # rows, not batches, weigh the same: short texts come many to a batch
+            total, seen = total + loss.detach(), seen + len(batch)
+        length, mean = state.optimizer.shorten().item(), total.item() / seen
         if not (math.isfinite(mean) and math.isfinite(length)):
-            raise _not_finite(step, len(plan), mean, length)
-        optimizer.set_rate(adam, optimizer.schedule(step, len(plan), settings.warmup))
-        adam.step()
-        adam.zero_grad()
+            raise _not_finite(step, steps, mean, length)
+        state.optimizer.step(schedule.share(step, steps, settings))
+        state.average.update(step)
+        looks = (step + 1) % look_every == 0 or step + 1 == steps
+        held_out = state.look(step + 1) if looks else None
         if (step + 1) % settings.checkpoint_steps == 0:
-            checkpoint.save(scratch, parameters, adam, {"step": step + 1})
-        yield Progress(step + 1, len(plan), mean, length)
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware; without that it would be slower than float32."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+            state.save(scratch, step + 1)
+        yield Progress(step + 1, steps, mean, length, held_out)
+    state.finish()
 
 
 def _not_finite(step: int, steps: int, loss: float, gradient: float) -> StepError:

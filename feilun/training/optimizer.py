@@ -1,14 +1,18 @@
-"""AdamW in one fused kernel, on what is not frozen; the rate rises, then falls in a straight line."""
+"""AdamW in one fused kernel, on what is not frozen."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from feilun.models.network import Network
 from feilun.training.settings import FitSettings
 
 HEAD = 10.0  # the head starts at random, the encoder does not: its rate is this much higher
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def trained(network: Network, settings: FitSettings) -> dict[str, nn.Parameter]:
@@ -20,33 +24,47 @@ def trained(network: Network, settings: FitSettings) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def build(parameters: dict[str, nn.Parameter], settings: FitSettings) -> AdamW:
-    """The optimiser; each group's ``highest`` is its rate at the top of the schedule."""
-    groups = []
-    for is_head in (False, True):
-        for decays in (False, True):
-            chosen = [
-                p for name, p in parameters.items() if name.startswith("head.") == is_head and (p.ndim > 1) == decays
-            ]
-            highest = settings.learning_rate * (HEAD if is_head else 1.0)
-            decay = settings.weight_decay if decays else 0.0
-            groups.append({"params": chosen, "lr": highest, "highest": highest, "weight_decay": decay})
-    return AdamW([g for g in groups if g["params"]], fused=True)
+class Optimizer:
+    """AdamW with a higher rate for the head and no decay of what is not a matrix."""
 
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: FitSettings) -> None:
+        self.parameters = dict(parameters)
+        self.clip = settings.clip
+        groups = []
+        for is_head in (False, True):
+            for decays in (False, True):
+                chosen = [
+                    p
+                    for name, p in parameters.items()
+                    if name.startswith("head.") == is_head and (p.ndim > 1) == decays
+                ]
+                highest = settings.learning_rate * (HEAD if is_head else 1.0)
+                decay = settings.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "lr": highest, "highest": highest, "weight_decay": decay})
+        self.adam = AdamW([g for g in groups if g["params"]], fused=True)
 
-def set_rate(optimizer: AdamW, share: float) -> None:
-    """Set each group's rate to a share of its highest."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["highest"] * share
+    def shorten(self) -> Tensor:
+        """Shorten the gradient to ``clip`` where it is longer; its length before that."""
+        return nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
 
+    def step(self, share: float) -> None:
+        """Move the weights at a share of each group's highest rate, and forget the gradient."""
+        for group in self.adam.param_groups:
+            group["lr"] = group["highest"] * share
+        self.adam.step()
+        self.adam.zero_grad()
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the highest rate at ``step``, counted from 0.
+    def tensors(self) -> dict[str, Tensor]:
+        """For the checkpoint: weights and moments."""
+        found = {f"weight/{name}": p.data for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            found |= {f"{key}/{name}": value for key, value in self.adam.state[parameter].items()}
+        return found
 
-    >>> [round(schedule(s, 10, warmup=0.2), 3) for s in range(10)]
-    [0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
-    """
-    rising = warmup * steps
-    if step < rising:
-        return min(1.0, (step + 1) / rising)
-    return (steps - step) / (steps - rising)
+    def resume(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put weights and moments back as they were."""
+        for name, parameter in self.parameters.items():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"weight/{name}"])
+            if f"step/{name}" in tensors:  # a weight that never moved has no moments
+                self.adam.state[parameter] = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}

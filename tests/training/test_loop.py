@@ -20,7 +20,7 @@ from feilun.errors import StepError
 from feilun.models import network, weights
 from feilun.tasks import classify
 from feilun.tasks.options import TaskOptions
-from feilun.training import checkpoint, optimizer
+from feilun.training import checkpoint
 from feilun.training.loop import fit
 from feilun.training.settings import FitSettings
 from tests.models import tiny
@@ -162,10 +162,9 @@ def test_what_is_not_finite_stops_before_the_step_and_the_checkpoint_stays(
     with pytest.raises(StepError, match="step 8 of"):
         list(fit(task.network, task.examples, spoiled(8, how), SETTINGS, tmp_path))
     assert task.sha256() == reference.sha256()  # the eighth step was not taken
-    resumed = Task(base)
-    parameters = optimizer.trained(resumed.network, SETTINGS)
-    assert checkpoint.load(tmp_path, parameters, optimizer.build(parameters, SETTINGS)) == {"step": 6}
-    assert all(torch.isfinite(p).all() for p in parameters.values())
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found[1]["step"] == 6
+    assert all(torch.isfinite(t).all() for t in found[0].values())
 
 
 def test_without_space_for_a_checkpoint_the_one_before_stays(
@@ -184,7 +183,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, {len(before) // 2
 task.train(Path({str(tmp_path)!r}))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "File too large" in done.stderr
+    assert done.returncode != 0 and "StepError" in done.stderr and "File too large" in done.stderr
     assert (tmp_path / checkpoint.FILE).read_bytes() == before
     task = Task(base)
     task.train(tmp_path)
