@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from feilun.tasks.task import Answered, Task
 
-NAMES = ("classify",)
+NAMES = ("classify", "extract", "tag")
 
 
 def get(name: str) -> Task:

@@ -19,10 +19,29 @@ class TaskOptions(Settings):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the truth that is spread over all labels"
     )
+    class_weight: float = Field(
+        default=0.0, ge=0, le=1, description="0: every row counts the same while learning; 1: every label does"
+    )
+    threshold: float = Field(
+        default=0.5, ge=0, lt=1, description="The score from which a label is given; 0 chooses it on held-out rows"
+    )
+    temperature: float = Field(
+        default=0.05, gt=0, le=10, description="Of the contrast: the lower, the more the nearest wrong texts count"
+    )
+    negatives: int = Field(
+        default=4,
+        ge=1,
+        le=64,
+        description="Wrong texts that each right one is compared with, where a pair is read at once",
+    )
 
 
 USED_BY: dict[str, tuple[str, ...]] = {
     # option -> the tasks that read it
-    "balance": ("classify",),
-    "label_smoothing": ("classify",),
+    "balance": ("classify", "multilabel", "pair", "tag"),
+    "class_weight": ("classify", "multilabel", "pair"),
+    "label_smoothing": ("classify", "multilabel", "pair", "tag"),
+    "negatives": ("rank",),
+    "temperature": ("embed",),
+    "threshold": ("multilabel",),
 }

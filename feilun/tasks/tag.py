@@ -1,0 +1,216 @@
+"""Names in a text: which characters, and what they name.
+
+The network says for each piece of the text whether a span of some label begins there (``B-``), goes on (``I-``) or
+neither (``O``), the scheme of Ramshaw and Marcus (1995); the best row of tags that is possible becomes spans.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feilun.errors import DataError
+from feilun.models import inference
+from feilun.models.network import Network
+from feilun.pipeline.kinds import Model
+from feilun.tasks import forward, metrics_spans, windows
+from feilun.tasks.metrics import Metric
+from feilun.tasks.options import TaskOptions
+from feilun.tasks.task import Answered
+
+HEAD = "tokens"
+COLUMNS = ("spans",)
+OUTSIDE = "O"
+UNTOLD = -100  # the tag of what has no loss: special tokens, and pieces that another window answers for
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N windows of token ids, the number of each token's tag, and what is added to the C logits while training."""
+
+    rows: list[list[int]]
+    targets: list[NDArray[np.int64]]
+    offset: Floats
+    average: float  # pieces that count in a window
+    smoothing: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in each window."""
+        return [len(row) for row in self.rows]
+
+
+def labels(frame: pl.DataFrame) -> list[str]:
+    """The tags, sorted: ``O``, and two for each label of a span.
+
+    Raises:
+        DataError: no row has a span.
+    """
+    found = frame["spans"].explode().drop_nulls()
+    if found.is_empty():
+        hint = "check the column and the format of the source"
+        raise DataError("to tag takes spans; the training rows have none", where="column spans", hint=hint)
+    return sorted([OUTSIDE, *(f"{begin}-{label}" for label in found.struct.field("label").unique() for begin in "BI")])
+
+
+def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Examples:
+    """Windows over the texts with the tag of every piece; each piece counts once, in the window where it lies deepest.
+
+    ``options.balance`` is as for classification, of tags: 1 finds more spans, and more that are none.
+
+    Raises:
+        DataError: two spans of a row overlap, or one is not within its text, or has a label the network does not have.
+        SettingError: the context is too short.
+    """
+    number = {tag: i for i, tag in enumerate(network.labels)}
+    pieces, cut = windows.cut(network.tokenizer, frame["text"].to_list())
+    whole = [
+        _tags(piece, _checked(spans, text, row), number)
+        for piece, spans, text, row in zip(pieces, frame["spans"].to_list(), frame["text"], frame["id"], strict=True)
+    ]
+    targets = []
+    for window in cut:
+        row = np.full(len(window.ids), UNTOLD, np.int64)
+        shift = window.at - window.first
+        row[window.own.start + shift : window.own.stop + shift] = whole[window.row][window.own.start : window.own.stop]
+        targets.append(row)
+    told = np.concatenate([row[row != UNTOLD] for row in targets])
+    counts = np.bincount(told, minlength=len(number)) + 1
+    offset = (options.balance * np.log(counts / counts.sum())).astype(np.float32)
+    return Examples([w.ids for w in cut], targets, offset, len(told) / len(cut), options.label_smoothing)
+
+
+def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
+    """The sum of cross-entropies of each chosen window's pieces over an average window's pieces, (N,), float32.
+
+    So every piece weighs the same, in whatever text it stands.
+    """
+    logits = forward.outputs(network, [examples.rows[i] for i in chosen])
+    targets = np.full(logits.shape[:2], UNTOLD, np.int64)
+    for i, row in enumerate(chosen):
+        targets[i, : len(examples.targets[row])] = examples.targets[row]
+    each = torch.nn.functional.cross_entropy(
+        (logits + torch.from_numpy(examples.offset).to(logits.device)).flatten(0, 1),
+        torch.from_numpy(targets).to(logits.device).flatten(),
+        reduction="none",
+        ignore_index=UNTOLD,
+        label_smoothing=examples.smoothing,
+    )
+    return each.view(logits.shape[:2]).sum(1) / examples.average
+
+
+def load(model: Model) -> inference.Engine:
+    """The engine of the model's format."""
+    return inference.load(model)
+
+
+def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
+    """The spans of each text, in order, with the least probable of its pieces' tags as score.
+
+    ``raw`` holds the probabilities of each text's pieces, (pieces, C).
+    """
+    texts = frame["text"].to_list()
+    pieces, cut = windows.cut(engine.tokenizer, texts)
+    parts: list[list[Floats]] = [[] for _ in texts]
+    for window, scores in zip(cut, engine.outputs([w.ids for w in cut]), strict=True):
+        shift = window.at - window.first
+        parts[window.row].append(scores[window.own.start + shift : window.own.stop + shift])
+    raw = [np.concatenate(found) for found in parts]
+    said = [
+        {"spans": _spans(text, piece, scores, engine.labels)}
+        for text, piece, scores in zip(texts, pieces, raw, strict=True)
+    ]
+    return Answered(said, raw)
+
+
+def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
+    """F1 of spans first, as seqeval counts it; see ``metrics_spans.of``."""
+    truth = [[(s["start"], s["end"], s["label"]) for s in row] for row in frame["spans"].to_list()]
+    found = [[(s["start"], s["end"], s["label"]) for s in row["spans"]] for row in answered.said]
+    return metrics_spans.of(truth, found, sorted({tag[2:] for tag in labels if tag != OUTSIDE}))
+
+
+def best(scores: Floats, tags: Sequence[str]) -> list[int]:
+    """The most probable row of tags in which every ``I-`` goes on from its own label (Viterbi 1967).
+
+    Args:
+        scores: probabilities (L, C) of L pieces.
+    """
+    free: list[int] = scores.argmax(1).tolist()
+    before = [OUTSIDE, *(tags[i] for i in free)]
+    if all(_may(a, b) for a, b in itertools.pairwise(before)):
+        return free  # the best of all rows is among the possible ones
+    costs = -np.log(np.maximum(scores.astype(np.float64), 1e-30))
+    steps = np.array([[0.0 if _may(a, b) else np.inf for b in tags] for a in tags])
+    reached = costs[0] + [0.0 if _may(OUTSIDE, tag) else np.inf for tag in tags]
+    came = []
+    for cost in costs[1:]:
+        every = reached[:, None] + steps
+        came.append(every.argmin(0))
+        reached = every.min(0) + cost
+    path = [int(reached.argmin())]
+    for back in reversed(came):
+        path.append(int(back[path[-1]]))
+    return path[::-1]
+
+
+def _may(before: str, tag: str) -> bool:
+    return not tag.startswith("I-") or (before != OUTSIDE and before[2:] == tag[2:])
+
+
+def _spans(text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str]) -> list[dict[str, Any]]:
+    there = [i for i, (start, end) in enumerate(zip(pieces.starts, pieces.ends, strict=True)) if start < end]
+    spans: list[dict[str, Any]] = []
+    if not there:
+        return spans
+    for i, number in zip(there, best(scores[there], tags), strict=True):
+        tag, score = tags[number], float(scores[i, number])
+        if tag.startswith("B-") and (not spans or pieces.starts[i] >= spans[-1]["end"]):
+            spans.append({"start": pieces.starts[i], "end": pieces.ends[i], "label": tag[2:], "score": score})
+        elif tag != OUTSIDE:  # a beginning within the last span is a second piece of one and the same character
+            spans[-1] |= {"end": pieces.ends[i], "score": min(score, spans[-1]["score"])}
+    return [{**span, "text": text[span["start"] : span["end"]]} for span in spans]
+
+
+def _tags(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str, int]) -> NDArray[np.int64]:
+    """The number of each piece's tag; white space between pieces is not told."""
+    found = np.full(len(pieces.ids), number[OUTSIDE], np.int64)
+    starts, ends = np.array(pieces.starts), np.array(pieces.ends)
+    found[starts == ends] = UNTOLD
+    for span in spans:
+        tag = f"B-{span['label']}"
+        if tag not in number:
+            raise DataError(f"the model does not know the label '{span['label']}'", where="column spans")
+        inside = np.flatnonzero((starts < span["end"]) & (ends > span["start"]) & (starts < ends))
+        inside = inside[found[inside] == number[OUTSIDE]]  # a piece of two spans is the first one's
+        found[inside] = number[f"I-{span['label']}"]
+        found[inside[:1]] = number[tag]
+    return found
+
+
+def _checked(spans: list[dict[str, Any]], text: str, row: str) -> list[dict[str, Any]]:
+    """The spans in order."""
+    ordered = sorted(spans, key=lambda span: (span["start"], span["end"]))
+    end = 0
+    for span in ordered:
+        if not 0 <= span["start"] < span["end"] <= len(text):
+            what = f"a span from {span['start']} to {span['end']} is not within its text of {len(text)} characters"
+            raise DataError(what, where=f"row {row}, column spans")
+        if span["start"] < end:
+            hint = "a piece of text has one tag: keep one of the two, or tune a model for each"
+            raise DataError("two spans overlap", where=f"row {row}, column spans", hint=hint)
+        end = span["end"]
+    return ordered
