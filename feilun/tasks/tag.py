@@ -78,7 +78,7 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
     number = {tag: i for i, tag in enumerate(network.labels)}
     pieces, cut = windows.cut(network.tokenizer, frame["text"].to_list())
     whole = [
-        _tags(piece, _checked(spans, text, row), number)
+        encode(piece, _checked(spans, text, row), number)
         for piece, spans, text, row in zip(pieces, frame["spans"].to_list(), frame["text"], frame["id"], strict=True)
     ]
     targets = []
@@ -130,7 +130,7 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
         parts[window.row].append(scores[window.own.start + shift : window.own.stop + shift])
     raw = [np.concatenate(found) for found in parts]
     said = [
-        {"spans": _spans(text, piece, scores, engine.labels)}
+        {"spans": decode(text, piece, scores, engine.labels)}
         for text, piece, scores in zip(texts, pieces, raw, strict=True)
     ]
     return Answered(said, raw)
@@ -167,11 +167,8 @@ def best(scores: Floats, tags: Sequence[str]) -> list[int]:
     return path[::-1]
 
 
-def _may(before: str, tag: str) -> bool:
-    return not tag.startswith("I-") or (before != OUTSIDE and before[2:] == tag[2:])
-
-
-def _spans(text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str]) -> list[dict[str, Any]]:
+def decode(text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str]) -> list[dict[str, Any]]:
+    """The spans that the best row of tags says, in order, none over another; ``scores`` are (pieces, C)."""
     there = [i for i, (start, end) in enumerate(zip(pieces.starts, pieces.ends, strict=True)) if start < end]
     spans: list[dict[str, Any]] = []
     if not there:
@@ -185,7 +182,7 @@ def _spans(text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str
     return [{**span, "text": text[span["start"] : span["end"]]} for span in spans]
 
 
-def _tags(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str, int]) -> NDArray[np.int64]:
+def encode(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str, int]) -> NDArray[np.int64]:
     """The number of each piece's tag; white space between pieces is not told."""
     found = np.full(len(pieces.ids), number[OUTSIDE], np.int64)
     starts, ends = np.array(pieces.starts), np.array(pieces.ends)
@@ -199,6 +196,10 @@ def _tags(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str,
         found[inside] = number[f"I-{span['label']}"]
         found[inside[:1]] = number[tag]
     return found
+
+
+def _may(before: str, tag: str) -> bool:
+    return not tag.startswith("I-") or (before != OUTSIDE and before[2:] == tag[2:])
 
 
 def _checked(spans: list[dict[str, Any]], text: str, row: str) -> list[dict[str, Any]]:
