@@ -9,11 +9,15 @@ from feilun.errors import ArtifactError, SettingError, did_you_mean
 from feilun.pipeline.kinds import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
 
     from feilun.tasks.task import Answered, Task
 
-NAMES = ("classify", "extract", "tag")
+NAMES = ("classify", "embed", "extract", "multilabel", "pair", "rank", "regress", "similarity", "tag")
+# a task that is meant where the dataset has this column and not the task's own
+MEANT = {("classify", "labels"): "multilabel", ("pair", "score"): "similarity"}
 
 
 def get(name: str) -> Task:
@@ -31,6 +35,19 @@ def get(name: str) -> Task:
         hint = did_you_mean(name, NAMES) or f"there is {', '.join(NAMES)}"
         raise SettingError(f"there is no task '{name}'", hint=hint, code="unknown-task")
     return cast("Task", importlib.import_module(f"feilun.tasks.{name}"))
+
+
+def meant(name: str, columns: Sequence[str]) -> str:
+    """The task that fits the dataset: to classify rows with any number of labels is ``multilabel``, a pair with a score
+    is a ``similarity``; whoever writes ``task = "classify"`` need not know that.
+
+    >>> meant("classify", ["id", "text", "labels"]), meant("classify", ["id", "text", "label", "labels"])
+    ('multilabel', 'classify')
+    """
+    for (short, column), task in MEANT.items():
+        if name == short and column in columns and "label" not in columns:
+            return task
+    return name
 
 
 def of(model: Model) -> Task:

@@ -16,7 +16,7 @@ from feilun.errors import DataError
 from feilun.models import inference, tokens
 from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import metrics, metrics_labels
+from feilun.tasks import balance, forward, metrics, metrics_labels
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
@@ -27,11 +27,15 @@ COLUMNS = ("label",)
 
 @dataclass(frozen=True)
 class Examples:
-    """N rows of token ids, the number of each row's label, and what is added to the C logits while training."""
+    """N rows of token ids, the number of each row's label, and what is added to the C logits while training.
+
+    ``weights``: how much a row of each label counts, (C,), 1 for the average row.
+    """
 
     rows: list[list[int]]
     targets: NDArray[np.int64]
     offset: NDArray[np.float32]
+    weights: NDArray[np.float32]
     smoothing: float = 0.0
 
     def __len__(self) -> int:
@@ -68,20 +72,28 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
     Raises:
         DataError: a label that the network does not have.
     """
+    return labelled(tokens.encode(network.tokenizer, frame["text"].to_list()), frame, network, options)
+
+
+def labelled(rows: list[list[int]], frame: pl.DataFrame, network: Network, options: TaskOptions) -> Examples:
+    """Rows of ids with the labels of the column ``label`` (see ``examples``)."""
     targets = metrics.numbers(frame["label"].to_list(), network.labels)
-    share = (np.bincount(targets, minlength=len(network.labels)) + 1) / (len(targets) + len(network.labels))
+    counts = np.bincount(targets, minlength=len(network.labels))
+    share = (counts + 1) / (len(targets) + len(network.labels))
     offset = (options.balance * np.log(share)).astype(np.float32)
-    rows = tokens.encode(network.tokenizer, frame["text"].to_list())
-    return Examples(rows, targets, offset, options.label_smoothing)
+    weights = balance.weights(counts, options.class_weight, each_row=True).astype(np.float32)
+    return Examples(rows, targets, offset, weights, options.label_smoothing)
 
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
-    """Cross-entropy of each chosen row, (N,), float32; the rectangle is as wide as its longest row."""
-    rows = [examples.rows[i] for i in chosen]
-    ids, mask = tokens.pad(rows, max(len(row) for row in rows))
-    logits = network(torch.from_numpy(ids), torch.from_numpy(mask)) + torch.from_numpy(examples.offset)
-    targets = torch.from_numpy(examples.targets[chosen])
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=examples.smoothing)
+    """Cross-entropy of each chosen row, (N,), float32, times the weight of its label."""
+    logits = forward.outputs(network, [examples.rows[i] for i in chosen])
+    numbers = (examples.offset, examples.weights, examples.targets[chosen])
+    offset, weights, targets = (torch.from_numpy(one).to(logits.device) for one in numbers)
+    found = torch.nn.functional.cross_entropy(
+        logits + offset, targets, reduction="none", label_smoothing=examples.smoothing
+    )
+    return found * weights[targets]
 
 
 def load(model: Model) -> inference.Engine:
@@ -91,8 +103,13 @@ def load(model: Model) -> inference.Engine:
 
 def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     """The best label of each text with its score, and every label's."""
-    scores = engine.run(engine.encode(frame["text"].to_list()))
-    said = [
+    return said(engine, engine.encode(frame["text"].to_list()))
+
+
+def said(engine: inference.Engine, rows: tokens.Rows) -> Answered:
+    """What is answered to rows of ids; ``raw`` is every label's score, (N, C)."""
+    scores = engine.run(rows)
+    answers = [
         {
             "label": engine.labels[int(row.argmax())],
             "score": float(row.max()),
@@ -100,7 +117,7 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
         }
         for row in scores
     ]
-    return Answered(said, scores)
+    return Answered(answers, scores)
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:

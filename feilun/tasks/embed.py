@@ -1,0 +1,145 @@
+"""A vector for a text: texts that belong together are near each other, so that the right ones are found by distance.
+
+Contrastive: in a batch each text is to be nearer to its own document than to everybody else's (InfoNCE, van den Oord et
+al. 2018, arXiv 1807.03748; for sentences Henderson et al. 2017, arXiv 1705.00652). What is known to be right for a text
+is no wrong answer to it, in whatever row of the batch it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feilun.errors import DataError
+from feilun.models import inference, tokens
+from feilun.models.network import Network
+from feilun.pipeline.kinds import Model
+from feilun.tasks import forward, matches, metrics_retrieval
+from feilun.tasks.matches import Matches
+from feilun.tasks.metrics import Metric
+from feilun.tasks.options import TaskOptions
+from feilun.tasks.task import Answered
+
+HEAD = "vector"
+COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
+
+
+@dataclass(frozen=True)
+class Examples:
+    """``chosen`` rows of ``pairs`` that have a right document; ids of all queries and documents."""
+
+    pairs: Matches
+    chosen: list[int]
+    queries: list[list[int]]
+    documents: list[list[int]]
+    temperature: float
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each query, its document, and its wrong one where it has one."""
+        return [
+            len(self.queries[row]) + sum(len(self.documents[i]) for i in [self.pairs.positive[row], *self.hard(row)])
+            for row in self.chosen
+        ]
+
+    def hard(self, row: int) -> list[int]:
+        """The first document that is known to be wrong for the row, if any."""
+        return self.pairs.wrong[row][:1]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Of N texts, (N, H), and where there are any of D documents, (D, H); all of length 1."""
+
+    texts: NDArray[np.float32]
+    documents: NDArray[np.float32] | None
+
+
+def labels(frame: pl.DataFrame) -> list[str]:
+    """None: a vector has no labels."""
+    return []
+
+
+def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Examples:
+    """Texts, what belongs to each, and what does not (the column ``rejected``), as ids.
+
+    Raises:
+        DataError: nothing says which texts belong together.
+    """
+    pairs = matches.find(frame)
+    chosen = np.flatnonzero(pairs.positive >= 0).tolist()
+    if not chosen:
+        raise DataError("no row has a score above 0: there is nothing that belongs together", where="column score")
+    queries, documents = (tokens.encode(network.tokenizer, texts) for texts in (pairs.queries, pairs.documents))
+    return Examples(pairs, chosen, queries, documents, options.temperature)
+
+
+def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
+    """Cross-entropy of each chosen text among the batch's documents, and of its document among the texts, (N,).
+
+    The batch is the contrast: more rows (``batch_tokens``, ``batch_rows``) make it harder. Memory is that of the batch.
+    """
+    rows = [examples.chosen[i] for i in chosen]
+    pairs = examples.pairs
+    shown = [int(pairs.positive[row]) for row in rows] + [i for row in rows for i in examples.hard(row)]
+    queries = _unit(forward.outputs(network, [examples.queries[row] for row in rows]))
+    documents = _unit(forward.outputs(network, [examples.documents[i] for i in shown]))
+    known = np.array([[i in pairs.right[row] for i in shown] for row in rows])
+    np.fill_diagonal(known, False)
+    with torch.autocast(queries.device.type, enabled=False):  # differences of 0.01 count, which bfloat16 does not have
+        near = (queries @ documents.T) / examples.temperature
+    near = near.masked_fill(torch.from_numpy(known).to(near.device), -torch.inf)
+    own = torch.arange(len(rows), device=near.device)
+    found = torch.nn.functional.cross_entropy(near, own, reduction="none")
+    back = torch.nn.functional.cross_entropy(near[:, : len(rows)].T, own, reduction="none")
+    return (found + back) / 2
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def load(model: Model) -> inference.Engine:
+    """The engine of the model's format."""
+    return inference.load(model)
+
+
+def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
+    """The vector of each text, of length 1.
+
+    Where the rows have documents (``other``), these get vectors as well, in ``raw`` only: to be found among.
+    """
+    vectors = engine.run(engine.encode(frame["text"].to_list()))
+    documents = None
+    if "other" in frame.columns:
+        documents = engine.run(engine.encode(matches.documents(frame)))
+    return Answered([{"vector": row.tolist()} for row in vectors], Vectors(vectors, documents))
+
+
+def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
+    """How well each text finds its documents among all of these rows' (nDCG, reciprocal rank, hits, recall).
+
+    Rows without ``other`` are to find the rows that have their label. A query that stands in several rows counts once.
+    """
+    pairs, vectors = matches.find(frame), answered.raw
+    total = np.array([len(good) for good in pairs.right])
+    if pairs.itself is None:
+        found = metrics_retrieval.nearest(vectors.texts, vectors.documents)
+    else:  # the documents are the texts, each once
+        found = metrics_retrieval.nearest(vectors.texts, vectors.texts[pairs.first], pairs.itself)
+        total -= 1
+    gains = metrics_retrieval.gains(found, pairs.right)
+    ideal = [np.ones(min(n, metrics_retrieval.DEPTH)) for n in total]
+    return [
+        *metrics_retrieval.figures(gains, ideal, counted=pairs.counted),
+        metrics_retrieval.recall(gains, total, counted=pairs.counted),
+    ]
