@@ -1,0 +1,237 @@
+"""A causal language model as a network for ``training.loop.fit``: it trains on rows of any length without padding.
+
+On disk it is a folder in the Hugging Face layout that ``AutoModelForCausalLM.from_pretrained`` loads as it is, with its
+tokenizer and chat template; a GGUF file is read as well (``feilun.models.gguf``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from feilun.errors import ArtifactError, StepError
+from feilun.models import blocks, chat, gguf, tokens, weights
+from feilun.models.chat import Chat, Message
+from feilun.models.network import quiet
+
+HEAD = "words"
+GGUF = "model.gguf"
+
+
+class Words(nn.Module):
+    """The head of a causal model is its own: a probability for each word piece. Nothing to train here."""
+
+    name = HEAD
+
+
+class Causal(nn.Module):
+    """A transformers model (``encoder``, its language-model head included), its tokenizer and its template.
+
+    ``probes``: conversations with the ids that they were trained as; ``save`` compares them with what the saved folder
+    encodes. It stays in eval mode while it is trained, as ``feilun.models.network.Network`` does.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Tokenizer, talk: Chat, context: int) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.tokenizer = tokenizer
+        self.chat = talk
+        self.context = context
+        self.labels: tuple[str, ...] = ()
+        self.head = Words()
+        self.decided: dict[str, Any] = {}
+        self.probes: list[tuple[list[dict[str, str]], list[int]]] = []
+        self.eval()
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits (N, L, V) from ids and mask (N, L), float32; each row is read from left to right."""
+        logits: Tensor = self.encoder(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        return logits
+
+    def states(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The last states of all tokens of all rows, one after the other: (T, H).
+
+        No row sees another (attention and positions begin anew with each), and none is padded.
+        """
+        device = self.embeddings.weight.device
+        flat = torch.tensor([i for row in rows for i in row], device=device).unsqueeze(0)
+        positions = torch.cat([torch.arange(len(row), device=device) for row in rows]).unsqueeze(0)
+        found: Tensor = self.encoder.get_decoder()(
+            input_ids=flat,
+            position_ids=positions,
+            attention_mask=flat.new_empty(1, 1, 1, 1),  # so that none is made: attention goes by the lengths
+            lengths=[len(row) for row in rows],
+            use_cache=False,
+        ).last_hidden_state
+        return found[0]
+
+    def surprise(self, rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
+        """Minus the log-probability of each token that counts, given the tokens before it, and its row's number.
+
+        Args:
+            counts: which tokens of each row count; the first of a row cannot.
+
+        Returns:
+            (n,) float32 and (n,) int64: only for tokens that count a logit is ever computed.
+        """
+        states = self.states(rows)
+        flags = torch.tensor([bool(c) and i > 0 for row in counts for i, c in enumerate(row)])
+        targets = flags.nonzero().squeeze(1).to(states.device)
+        numbers = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row) for row in rows]))
+        flat = torch.tensor([i for row in rows for i in row], device=states.device)
+        head = self.encoder.get_output_embeddings()
+        lost = blocks.surprise(states[targets - 1], head.weight, flat[targets])
+        return lost, numbers.to(states.device)[targets]
+
+    @property
+    def positions(self) -> int:
+        """The most tokens that the model can read."""
+        return int(self.encoder.config.max_position_embeddings)
+
+    @property
+    def embeddings(self) -> Any:
+        """What turns ids into vectors."""
+        return self.encoder.get_input_embeddings()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, lowest first."""
+        depth = self.encoder.config.num_hidden_layers
+        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens after which nothing more is said."""
+        told = self.encoder.generation_config.eos_token_id or self.encoder.config.eos_token_id
+        listed = told if isinstance(told, list) else [] if told is None else [told]
+        named = self.tokenizer.token_to_id(self.chat.specials.get("eos_token", ""))
+        return frozenset([*listed, *([] if named is None else [named])])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that a template made: it has put in the special tokens itself."""
+        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of what is read before an answer is written. Training and serving both ask here."""
+        return self.encode(self.chat.prompts(conversations))
+
+    def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:  # noqa: ARG002 - as Network has it
+        """Nothing: words need no labels."""
+
+
+def load(folder: Path, context: int | None = None) -> Causal:
+    """The model in a folder, in float32.
+
+    Args:
+        context: the most tokens that a row may have; what the model was saved with by default, else all it can read.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, weights are missing, or have no finite value.
+    """
+    if (folder / GGUF).is_file():
+        encoder, tokenizer, about = gguf.load(folder / GGUF)
+        told = about.get("chat_template")
+        talk = Chat(chat.PLAIN if told is None else told, chat.specials(about))
+        tokenizer.no_truncation()
+    else:
+        encoder = _load_encoder(folder)
+        tokenizer = tokens.load_tokenizer(folder, encoder.config.max_position_embeddings)
+        tokenizer.no_truncation()
+        talk = chat.load(folder)
+    blocks.install(encoder)
+    network = Causal(encoder, tokenizer, talk, context or _context(folder) or encoder.config.max_position_embeddings)
+    if (folder / "config.json").is_file():
+        network.decided = tokens.load_decided(folder)
+    return network
+
+
+def save(network: Causal, folder: Path, task: str = "generate") -> None:
+    """Write the model to an empty folder, in the layout that ``load`` and transformers read.
+
+    Raises:
+        StepError: the folder would encode a conversation otherwise than it was trained on.
+    """
+    config = network.encoder.config
+    config.feilun = {"task": task, "head": HEAD, "context": network.context} | (
+        {"decided": network.decided} if network.decided else {}
+    )
+    with quiet():
+        network.encoder.float().save_pretrained(folder)
+    network.tokenizer.save(str(folder / "tokenizer.json"))
+    chat.save(network.chat, folder, network.context)
+    check(network, folder)
+
+
+def check(network: Causal, folder: Path) -> None:
+    """Ask transformers, from the saved files alone, how it encodes what was trained; it is what other servers do.
+
+    Raises:
+        StepError: not as it was trained.
+    """
+    if not network.probes:
+        return
+    with quiet():
+        theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for conversation, trained in network.probes:
+        if network.chat.template:
+            served = theirs.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+        else:
+            served = theirs.encode("".join(m["content"] for m in conversation), add_special_tokens=False)
+        if list(served) != trained:
+            raise mismatch(network.tokenizer, trained, list(served), "a saved model")
+
+
+def mismatch(tokenizer: Tokenizer, trained: list[int], served: list[int], where: str) -> StepError:
+    """The error for ids that training and serving do not share; it names the first that differs."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(trained, served, strict=False)) if a != b), min(map(len, (trained, served)))
+    )
+    near = tokenizer.decode(trained[max(0, at - 8) : at + 4], skip_special_tokens=False)
+    return StepError(
+        f"what would be trained is not what would be served: token {at + 1} is {_at(tokenizer, trained, at)} in "
+        f"training, {_at(tokenizer, served, at)} in serving, near '{near}'",
+        where=where,
+        hint='the chat template changes what it has rendered before; learn_from = "last" or template = "plain" avoid it',
+        code="template-mismatch",
+    )
+
+
+def _at(tokenizer: Tokenizer, ids: list[int], at: int) -> str:
+    return repr(tokenizer.id_to_token(ids[at])) if at < len(ids) else "absent"
+
+
+def _context(folder: Path) -> int:
+    place = folder / "config.json"
+    if not place.is_file():
+        return 0
+    told: dict[str, Any] = json.loads(place.read_text("utf-8")).get("feilun", {})
+    return int(told.get("context", 0))
+
+
+def _load_encoder(folder: Path) -> Any:
+    for place in sorted(folder.glob("*.safetensors")):
+        weights.read(place)  # whole and finite, before anything else looks at it
+    try:
+        with quiet():
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError("the model cannot be built", where=str(folder), hint=str(error)[-200:]) from error
+    if found["missing_keys"] or found["mismatched_keys"]:
+        names = ", ".join(str(n) for n in [*found["missing_keys"], *found["mismatched_keys"]][:3])
+        raise ArtifactError(f"weights are missing or of another shape: {names}", where=str(folder))
+    return model
