@@ -20,19 +20,19 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from feilun.errors import ArtifactError
-from feilun.models import tokens, weights
+from feilun.models import fused, tokens, weights
+from feilun.models.adapting.adaptable import Adaptable
 from feilun.models.heads import Head
 
 
-class Network(nn.Module):
+class Network(Adaptable):
     """Outputs of the head from ids and mask, both (N, L): (N, C), or (N, L, C) for a head of tokens.
 
     It stays in eval mode while it is trained: dropout slows the few epochs of a fine-tuning and showed no gain.
     """
 
     def __init__(self, encoder: Any, tokenizer: Tokenizer, labels: Sequence[str] = (), head: str = "label") -> None:
-        super().__init__()
-        self.encoder: Any = encoder
+        super().__init__(encoder)
         self.tokenizer = tokenizer
         self.labels = tuple(labels)
         self.head = Head(head, encoder.config.hidden_size, len(self.labels))
@@ -41,7 +41,13 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Outputs of the head, float32."""
-        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = self.special_states(ids, mask)
+        if states is None:
+            layers = fused.layers_of(self.encoder) if torch.is_autocast_enabled("cpu") else None
+        if layers is None:
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        else:
+            states = fused.run(layers, self.encoder.embeddings(input_ids=ids), mask)
         outputs: Tensor = self.head(states, mask)
         return outputs
 
@@ -50,21 +56,10 @@ class Network(nn.Module):
         return self.head.scores(self(ids, mask))
 
     @property
-    def positions(self) -> int:
-        """The most tokens that the encoder can read."""
-        return int(self.encoder.config.max_position_embeddings)
-
-    @property
     def embeddings(self) -> nn.Module:
         """What turns ids into vectors, with positions and normalisation where the encoder keeps them together."""
         module: nn.Module = getattr(self.encoder, "embeddings", None) or self.encoder.get_input_embeddings()
         return module
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The encoder's layers, lowest first."""
-        depth = self.encoder.config.num_hidden_layers
-        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
 
     def relabel(self, labels: Sequence[str], seed: int, head: str = "label") -> None:
         """Give the network this head; rows of labels that it knew are kept, the others start small and random."""
@@ -94,6 +89,7 @@ class Answering:
         self.labels = network.labels
         self.tokenizer = network.tokenizer
         self.context = tokens.context_of(network.tokenizer)
+        self.decided = network.decided
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
@@ -133,9 +129,11 @@ def load(folder: Path, context: int | None = None) -> Network:
         )
     place = folder / "head.safetensors"
     name = tokens.load_head(folder)
-    if not place.exists() and name != "vector":
-        return Network(encoder, tokenizer)
-    network = Network(encoder, tokenizer, tokens.load_labels(folder), name)
+    headless = not place.exists() and name != "vector"
+    network = Network(encoder, tokenizer, *(() if headless else (tokens.load_labels(folder), name)))
+    network.restore(folder)
+    if headless:
+        return network
     network.decided = tokens.load_decided(folder)
     if place.exists():
         try:
@@ -147,14 +145,17 @@ def load(folder: Path, context: int | None = None) -> Network:
 
 
 def save(network: Network, folder: Path, task: str = "classify") -> None:
-    """Write the network to an empty folder, in the layout that ``load`` and ``AutoModel.from_pretrained`` read."""
+    """Write the network to an empty folder, in the layout that ``load`` and ``AutoModel.from_pretrained`` read.
+
+    What was put into the encoder goes into ``adapter/``, and, where that can be, is merged into the encoder for good.
+    """
     config = network.encoder.config
     config.id2label = dict(enumerate(network.labels))
     config.label2id = {label: i for i, label in enumerate(network.labels)}
     config.feilun = {"task": task, "head": network.head.name} | (
         {"decided": network.decided} if network.decided else {}
     )
-    with quiet():
+    with quiet(), network.plain(folder):
         network.encoder.save_pretrained(folder)
     if network.head.shape.scores != "unit":
         save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
