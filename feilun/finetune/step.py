@@ -19,7 +19,8 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         examples: rows with text and label; those of the split "train" are learned from.
 
     Returns:
-        Every weight, the head, and the tokenizer cut at ``settings.context``.
+        Every weight, the head, and the tokenizer cut at ``settings.context``; what a method put in is in ``adapter/``.
+        The fact ``trained`` is the share of the weights that was trained.
 
     Raises:
         DataError: fewer than two labels.
@@ -30,6 +31,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     from feilun import datasets, tasks
     from feilun.finetune import holding
     from feilun.models import network as networks
+    from feilun.models.adapting.adapted import share
     from feilun.training.loop import fit
 
     task = tasks.get(settings.task)
@@ -37,13 +39,15 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     datasets.require(frame, task.COLUMNS, f"dataset {examples.short}")
     labels = task.labels(frame)
     network = networks.load(base.path, settings.context)
+    network.adapt(settings.method, settings, settings.seed)
     if settings.context > network.positions:
         raise SettingError(
             f"a context of {settings.context} tokens is more than the base's {network.positions}",
             where="finetune: context",
             hint=f"use context = {network.positions} or less",
         )
-    network.relabel(sorted({*network.labels, *labels}), settings.seed, task.HEAD)
+    known = network.labels if network.head.name == task.HEAD else ()  # labels of another kind of head mean nothing here
+    network.relabel(sorted({*known, *labels}), settings.seed, task.HEAD)
     learned, held_out = holding.split(frame, settings)
     numbers = task.examples(learned, network, settings)
     watch = holding.watch(task, network, held_out, settings)
@@ -51,6 +55,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         work.record("training", progress.step, progress.steps, loss=progress.loss)
         if progress.held_out is not None:
             work.record("held out", progress.step, progress.steps, held_out=progress.held_out)
+    trained = share(network)
     networks.save(network, work.folder, settings.task)
     return work.finish(
         Model,
@@ -59,5 +64,7 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         task=settings.task,
         labels=list(network.labels),
         context=settings.context,
+        method=settings.method,
+        trained=trained,
         rows=len(numbers),
     )

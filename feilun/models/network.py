@@ -41,15 +41,19 @@ class Network(Adaptable):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Outputs of the head, float32."""
-        states = self.special_states(ids, mask)
-        if states is None:
-            layers = fused.layers_of(self.encoder) if torch.is_autocast_enabled("cpu") else None
-        if layers is None:
-            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        else:
-            states = fused.run(layers, self.encoder.embeddings(input_ids=ids), mask)
-        outputs: Tensor = self.head(states, mask)
+        outputs: Tensor = self.head(self.states(ids, mask), mask)
         return outputs
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the encoder makes of ids and mask, (N, L, H)."""
+        special = self.special_states(ids, mask)
+        if special is not None:
+            return special
+        layers = fused.layers_of(self.encoder) if torch.is_autocast_enabled("cpu") else None
+        if layers is not None:
+            return fused.run(layers, self.encoder.embeddings(input_ids=ids), mask)
+        states: Tensor = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
 
     def scores(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What the network answers: probabilities, plain numbers or unit vectors, as the head has it."""

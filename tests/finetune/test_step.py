@@ -32,7 +32,7 @@ def test_a_tuned_model_knows_what_it_was_taught(bench: tiny.Bench) -> None:
     answers = models.predict(tuned, held_out["text"].to_list())
     assert np.mean([a == b for a, b in zip(answers.labels, held_out["label"], strict=True)]) > 0.8
     facts = {"format": "safetensors", "task": "classify", "labels": ["bad", "fair", "good"], "context": 40, "rows": 180}
-    assert tuned.facts == facts
+    assert tuned.facts == facts | {"method": "full", "trained": 1.0}
     assert {f.name for f in tuned.path.iterdir()} == {
         "config.json", "head.safetensors", "manifest.json", "model.safetensors", "tokenizer.json",
     }  # fmt: skip

@@ -1,0 +1,83 @@
+"""A network whose encoder can hold what a method of fine-tuning puts into it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from feilun.errors import SettingError
+from feilun.models.adapting import adapted, methods
+from feilun.models.adapting.options import Method, MethodOptions
+
+
+class Adaptable(nn.Module):
+    """What a network of an ``encoder``, a transformers model, is made of where methods are to apply to it."""
+
+    task_type = methods.ENCODER
+    without: tuple[Method, ...] = ()  # methods that such a network cannot be trained with
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.adapted: adapted.Adapted | None = None
+        self.outside: nn.Module | None = None  # what of it is no module of the encoder
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The encoder's layers, lowest first."""
+        depth = self.encoder.config.num_hidden_layers
+        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+
+    @property
+    def positions(self) -> int:
+        """The most tokens of a text that the encoder can read."""
+        return int(self.encoder.config.max_position_embeddings) - (self.adapted.tokens if self.adapted else 0)
+
+    def adapt(self, method: Method, options: MethodOptions, seed: int) -> None:
+        """Freeze what the method does not train of the encoder, and put in what it trains.
+
+        Raises:
+            SettingError: the options do not fit the encoder, or it was adapted by another method before.
+        """
+        if method in self.without:
+            raise SettingError(f"such a model cannot be trained with '{method}'", where="method", hint='try "lora"')
+        if self.adapted is None:
+            put = methods.adapt(self.encoder, self.layers, method, options, seed=seed, task_type=self.task_type)
+            self._hold(put)
+        else:
+            methods.go_on(self.encoder, self.adapted, method)
+
+    def special_states(self, ids: Tensor, mask: Tensor) -> Tensor | None:
+        """The states (N, L, H) where what was put in calls the encoder in a way of its own; None: call it as ever."""
+        return self.adapted.states(ids, mask) if self.adapted else None
+
+    def restore(self, folder: Path) -> None:
+        """Put in what lies in a model folder's ``adapter/``, ours or peft's, unless the weights hold it already.
+
+        Raises:
+            ArtifactError: see ``methods.attach``.
+        """
+        beside = folder / adapted.FOLDER
+        if beside.is_dir() and getattr(self.encoder.config, "feilun", {}).get("adapter") != "merged":
+            self._hold(methods.attach(self.encoder, self.layers, beside, task_type=self.task_type))
+
+    @contextlib.contextmanager
+    def plain(self, folder: Path) -> Iterator[None]:
+        """Inside, the encoder can be written to ``folder`` as the model that it was made from.
+
+        What was put in goes into ``adapter/`` and, where that can be, is merged into the encoder for good.
+        """
+        if self.adapted is None:
+            yield
+            return
+        self.encoder.config.feilun["adapter"] = "merged" if self.adapted.fold() else "beside"
+        adapted.write(self.adapted, folder / adapted.FOLDER)
+        with methods.apart(self.adapted):
+            yield
+
+    def _hold(self, put: adapted.Adapted | None) -> None:
+        self.adapted, self.outside = put, put.outside if put else None
