@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from feilun.pipeline.kinds import Model
 
 class Engine(Protocol):
     """What answers: ``head`` says what a score is (``feilun.models.heads.SHAPES``), ``labels`` name the columns of the
-    scores where they are labels, ``context`` is the most tokens read of a text."""
+    scores where they are labels, ``context`` is the most tokens read of a text, ``decided`` what the task chose after
+    the training, for its answers (a threshold, say)."""
 
     head: str
     labels: tuple[str, ...]
     context: int
     tokenizer: Tokenizer
+    decided: dict[str, Any]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""

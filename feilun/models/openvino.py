@@ -31,6 +31,7 @@ class Engine:
         self.head = head
         self.labels = labels
         self.context = tokens.context_of(tokenizer)
+        self.decided: dict[str, Any] = {}
         self.tokenizer = tokenizer
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
@@ -84,6 +85,8 @@ def load(folder: Path, *, threads: int = 2, streams: int = 1) -> Engine:
         raise ArtifactError(
             "OpenVINO cannot load the model", where=str(place), hint=str(error).strip().splitlines()[-1]
         ) from error
-    return Engine(
+    engine = Engine(
         compiled, tokens.load_tokenizer(folder), tokens.load_head(folder), tokens.load_labels(folder), streams=streams
     )
+    engine.decided = tokens.load_decided(folder)
+    return engine

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 from feilun.tasks.metrics import Floats, Metric, mean
 
 
+NONE = 1e-12  # a variance below this, where that of the whole sample is 1, is rounding
+
+
 def figures(truth: ArrayLike, answered: ArrayLike) -> list[Metric]:
     """R2, mean absolute and root mean square error, Pearson's and Spearman's correlation of N pairs of numbers."""
     right, said = np.asarray(truth, np.float64), np.asarray(answered, np.float64)
@@ -21,7 +24,7 @@ def figures(truth: ArrayLike, answered: ArrayLike) -> list[Metric]:
 
 
 def correlation(name: str, first: Floats, second: Floats) -> Metric:
-    """Pearson's correlation; 0 where one of the two never changes.
+    """Pearson's correlation; NaN where the ``first``, the truth, never changes, 0 where only the second does not.
 
     Spearman's is that of ``ranks``: a resample keeps the ranks of the whole sample, so that it stays a formula of sums.
     """
@@ -47,14 +50,15 @@ def _standard(numbers: Floats) -> Floats:
 
 
 def _r2(truth: Floats, answered: Floats) -> Metric:
-    moved = truth - truth.mean()
-    return Metric("r2", np.stack([np.ones_like(moved), moved, moved**2, (truth - answered) ** 2], 1), _explained)
+    moved, unit = truth - truth.mean(), truth.std() or 1.0
+    moved, wrong = moved / unit, (truth - answered) / unit
+    return Metric("r2", np.stack([np.ones_like(moved), moved, moved**2, wrong**2], 1), _explained)
 
 
 def _explained(sums: Floats) -> Floats:
     n, once, squares, wrong = np.moveaxis(sums, -1, 0)
     spread = squares - once**2 / np.maximum(n, 1)
-    explained: Floats = 1 - np.divide(wrong, spread, out=np.ones_like(wrong), where=spread > 1e-12 * np.maximum(n, 1))
+    explained: Floats = 1 - np.divide(wrong, spread, out=np.full_like(wrong, np.nan), where=spread > NONE * n)
     return explained
 
 
@@ -66,7 +70,8 @@ def _root(sums: Floats) -> Floats:
 def _correlation(sums: Floats) -> Floats:
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     n = np.maximum(n, 1)
-    both = (xx - x * x / n) * (yy - y * y / n)
-    root = np.sqrt(np.maximum(both, 0))
-    found: Floats = np.divide(xy - x * y / n, root, out=np.zeros_like(xy), where=root > 1e-9 * n)
+    first, second = np.maximum(xx - x * x / n, 0), np.maximum(yy - y * y / n, 0)
+    found: Floats = np.where(first > NONE * n, 0.0, np.nan)
+    there = (first > NONE * n) & (second > NONE * n)
+    np.divide(xy - x * y / n, np.sqrt(first * second), out=found, where=there)
     return np.clip(found, -1, 1)

@@ -48,14 +48,6 @@ class Examples:
         return [len(row) for row in self.rows]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What answers, and the score from which a label is given."""
-
-    engine: inference.Engine
-    threshold: float
-
-
 def labels(frame: pl.DataFrame) -> list[str]:
     """The labels that occur, sorted.
 
@@ -123,18 +115,18 @@ def decide(network: Network, held_out: pl.DataFrame | None, options: TaskOptions
     return {"threshold": metrics_multilabel.best_threshold(truth, scores)}
 
 
-def load(model: Model) -> Loaded:
-    """The engine of the model's format, and what was decided when it was trained."""
-    return Loaded(inference.load(model), float(tokens.load_decided(model.path).get("threshold", 0.5)))
+def load(model: Model) -> inference.Engine:
+    """The engine of the model's format."""
+    return inference.load(model)
 
 
-def answer(engine: Loaded, frame: pl.DataFrame) -> Answered:
+def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     """The labels whose score reaches the threshold, best first, and every label's score; ``raw``: scores (N, C)."""
-    scores = engine.engine.run(engine.engine.encode(frame["text"].to_list()))
-    names = engine.engine.labels
+    scores = engine.run(engine.encode(frame["text"].to_list()))
+    names, threshold = engine.labels, float(engine.decided.get("threshold", 0.5))
     said = []
     for row in scores:
-        best = [int(i) for i in np.argsort(-row, kind="stable") if row[i] >= engine.threshold]
+        best = [int(i) for i in np.argsort(-row, kind="stable") if row[i] >= threshold]
         said.append({"labels": [names[i] for i in best], "scores": dict(zip(names, row.tolist(), strict=True))})
     return Answered(said, scores)
 
