@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, open_wheel
+from feilun.cli.run import chosen, in_words
 from feilun.show import interval, print_json, print_table, progress, say, short
 
 app = typer.Typer(help="Releases: list, evaluate, promote, roll back.", no_args_is_help=True)
@@ -41,12 +42,15 @@ def evaluate(
     """Figures of a release on the held-out rows of every dataset that the project evaluates."""
     with open_wheel(project) as wheel, progress() as observe:
         report = wheel.evaluate(model, observe)
-    domains = jsonlib.loads((report.path / "report.json").read_bytes())["domains"]
+    said = jsonlib.loads((report.path / "report.json").read_bytes())
+    domains = said["domains"]
     if json:
         print_json({"report": report.digest, "path": str(report.path), "domains": domains})
         return
-    rows = [[name, d["n"], interval(d["macro_f1"]), interval(d["accuracy"])] for name, d in domains.items()]
-    print_table(f"{model}, held-out rows, 95 % intervals", ["domain", "rows", "macro-F1", "accuracy"], rows)
+    metrics = chosen(said)
+    rows = [[name, d["n"], *(interval(d[m]) if m in d else None for m in metrics)] for name, d in domains.items()]
+    columns = ["domain", "rows", *map(in_words, metrics)]
+    print_table(f"{model}, held-out rows, 95 % intervals", columns, rows)
     say(f"  with plots: {report.path / 'report.html'}")
 
 

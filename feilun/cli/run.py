@@ -67,12 +67,29 @@ def _gist(outcome: Outcome) -> str:
         left_out = sum(card(outcome).get("removed", {}).values())
         return f"{facts['rows']:,} rows ({labels}); {left_out:,} left out, see {outcome.artifact.path / 'card.json'}"
     if outcome.artifact.kind == "report":
+        said = report(outcome)
+        metric = chosen(said)[0]
         figures = "; ".join(
-            f"{name} macro-F1 {interval(d['macro_f1'])}" for name, d in report(outcome)["domains"].items()
+            f"{name} {in_words(metric)} {interval(d[metric])}" for name, d in said["domains"].items() if metric in d
         )
         verdict = "passed" if facts["passed"] else "[red]refused[/red]"
         return f"{verdict}: {figures}; {outcome.artifact.path / 'report.html'}"
     return ""
+
+
+def chosen(report: dict[str, Any]) -> list[str]:
+    """The one or two metrics of a report that a line or a table tells."""
+    known = [m["name"] for m in report["metrics"]]
+    return [m for m in ("macro_f1", "accuracy") if m in known] or known[:2]
+
+
+def in_words(metric: str) -> str:
+    """A metric's name as people write it.
+
+    >>> in_words("macro_f1"), in_words("exact_match")
+    ('macro-F1', 'exact match')
+    """
+    return {"macro_f1": "macro-F1", "micro_f1": "micro-F1"}.get(metric, metric.replace("_", " "))
 
 
 def report(outcome: Outcome) -> dict[str, Any]:

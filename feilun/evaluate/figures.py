@@ -1,53 +1,68 @@
-"""Everything that the report says of some rows, each figure with its bootstrap interval."""
+"""Figures of some rows, each with its bootstrap interval."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feilun.tasks import metrics
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from feilun.tasks import bootstrap
+from feilun.tasks.metrics import Metric
 
 
-def of(
-    truth: Ints, probabilities: NDArray[np.float32], labels: Sequence[str], *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Everything that the report says of N rows; ``probabilities`` are (N, C) in the order of ``labels``."""
-    matrix = metrics.confusion(truth, probabilities.argmax(1), len(labels))
-    drawn = resample(matrix, resamples, seed)
-    precision, recall, f1 = metrics.scores(matrix)
-    return {
-        "n": len(truth),
-        "macro_f1": with_interval(float(metrics.macro_f1(matrix)), metrics.macro_f1(drawn)),
-        "accuracy": with_interval(float(metrics.accuracy(matrix)), metrics.accuracy(drawn)),
-        "calibration_error": metrics.calibration_error(truth, probabilities),
-        "classes": {
-            label: {"precision": float(p), "recall": float(r), "f1": float(f), "n": int(n)}
-            for label, p, r, f, n in zip(labels, precision, recall, f1, matrix.sum(1), strict=True)
-        },
-        "confusion": matrix.tolist(),
-    }
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often rows are drawn anew, and from which seed."""
+
+    resamples: int
+    seed: int
 
 
-def resample(matrix: Ints, times: int, seed: int) -> Ints:
-    """``times`` confusion matrices of as many rows drawn with replacement.
+def of(metrics: Sequence[Metric], how: Bootstrap) -> dict[str, dict[str, float]]:
+    """Value and 95 % interval of each metric, by name; one that these rows say nothing of is left out.
 
-    A bootstrap of rows changes nothing but the counts of the matrix' cells, so it is a multinomial draw of those (Efron
-    1979), without touching a row.
+    An interval always holds its value: where a resample cannot reach it, as beside a small calibration error, which
+    resampling only makes larger, the end is the value.
     """
-    cells = np.flatnonzero(matrix)
-    counts = matrix.ravel()[cells]
-    drawn = np.zeros((times, matrix.size), np.int64)
-    drawn[:, cells] = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=times)
-    return drawn.reshape(times, *matrix.shape)
+    told = [m for m in metrics if m.rows.shape[0] and math.isfinite(m.figure)]
+    if not told:
+        return {}
+    found = {}
+    for metric, drawn in zip(told, bootstrap.draws(told, how.resamples, how.seed), strict=True):
+        low, high = bootstrap.interval(drawn)
+        found[metric.name] = with_interval(metric.figure, low, high)
+    return found
 
 
-def with_interval(value: float, resampled: Floats) -> dict[str, float]:
-    """The value and its 95 % percentile interval."""
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+def with_interval(value: float, low: float, high: float) -> dict[str, float]:
+    """A figure as the report has it."""
+    low, high = (end if math.isfinite(end) else value for end in (low, high))
+    return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value))}
+
+
+def part(metrics: Sequence[Metric], mask: NDArray[np.bool_]) -> list[Metric]:
+    """The metrics of some of the rows; without those that do not count one entry for each row."""
+    return [m.of(np.flatnonzero(mask)) for m in metrics if m.rows.shape[0] == len(mask)]
+
+
+def by_length(texts: Sequence[str], metrics: Sequence[Metric], how: Bootstrap) -> list[dict[str, Any]]:
+    """The first metric for the shortest third of the texts, the middle and the longest; characters are counted."""
+    lengths = np.array([len(text) for text in texts])
+    edges = np.unique(np.quantile(lengths, [0, 1 / 3, 2 / 3, 1], method="nearest"))
+    found = []
+    for i, (least, most) in enumerate(itertools.pairwise(edges)):
+        mask = (lengths >= least) & ((lengths < most) | ((i == len(edges) - 2) & (lengths == most)))
+        figures = of(part(metrics[:1], mask), how)
+        if figures:
+            found.append({"from": int(least), "to": int(most), "n": int(mask.sum()), **figures})
+    return found
+
+
+def describe(metrics: Sequence[Metric], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The names of the metrics in their order, the first being what models are chosen by, and which way is better."""
+    return [{"name": m.name, "higher_is_better": m.higher_is_better} for m in metrics if m.name in figures]
