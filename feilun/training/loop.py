@@ -14,6 +14,8 @@ from torch import Tensor
 from feilun.errors import StepError
 from feilun.models.network import Network
 from feilun.training import machine, optimizer, packing, schedule
+from feilun.training.crew import Crew
+from feilun.training.fencing import Fence
 from feilun.training.packing import Plan
 from feilun.training.settings import FitSettings
 from feilun.training.state import State
@@ -35,8 +37,8 @@ E = TypeVar("E", bound=Examples)
 class Progress:
     """After ``step`` of ``steps``: the rows' mean loss, the gradient's length before clipping.
 
-    ``held_out`` is what the watch measured after this step, where it did: a caller that compares trainings gives up on
-    this one by not asking for the next step.
+    ``held_out`` is what the watch measured after this step, where it did, and ``best`` the best of that so far: who
+    compares trainings gives up on this one by not asking for the next step.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Progress:
     loss: float
     gradient: float
     held_out: float | None = None
+    best: float | None = None
 
 
 def fit(
@@ -68,38 +71,52 @@ def fit(
         watch: held-out rows; looked at every ``settings.watch_steps`` steps and at the end.
 
     Raises:
-        StepError: the loss or the gradient is not finite; the step is not taken, the last checkpoint stays (46).
+        StepError: the loss or the gradient is not finite; the step is not taken, the last checkpoint stays (46). Or a
+            checkpoint cannot be written (48).
+        ConflictError: another trainer is at work in ``scratch``, or has taken over (49).
     """
     torch.manual_seed(settings.seed)
     plan = plan or packing.plan(examples.lengths, settings)
     device = machine.device(settings)
-    network.to(device)
-    parameters = optimizer.trained(network, settings)
+    crew = Crew(network, settings, device)
+    fence = Fence(scratch) if crew.rank == 0 else None
+    optimizer.freeze(crew.network, settings)
+    compute = crew.wrap(examples, losses)
+    parameters = optimizer.trained(crew.network)
     steps = math.ceil(len(plan.batches) / settings.accumulation)
-    rows = plan.rows * len(plan.batches) / max(1, steps)  # in a step, on average
+    rows = plan.rows * len(plan.batches) / max(1, steps) / crew.size  # in a step, on average, for each process
     look_every = settings.watch_steps or max(1, round(plan.epoch / settings.accumulation))
-    state = State(network, parameters, settings, steps, watch)
-    for step in range(state.resume(scratch), steps):
-        if state.watcher.stops:
-            break
-        state.thawing.reach(step)
-        total, seen = torch.zeros((), device=device), 0
-        for batch in plan.batches[step * settings.accumulation : (step + 1) * settings.accumulation]:
-            with machine.autocast(settings, device):
-                loss = losses(network, examples, batch).sum()
-            torch.autograd.backward(loss / rows)  # rows, not batches, weigh the same: short texts come many to a batch
-            total, seen = total + loss.detach(), seen + len(batch)
-        length, mean = state.optimizer.shorten().item(), total.item() / seen
-        if not (math.isfinite(mean) and math.isfinite(length)):
-            raise _not_finite(step, steps, mean, length)
-        state.optimizer.step(schedule.share(step, steps, settings))
-        state.average.update(step)
-        looks = (step + 1) % look_every == 0 or step + 1 == steps
-        held_out = state.look(step + 1) if looks else None
-        if (step + 1) % settings.checkpoint_steps == 0:
-            state.save(scratch, step + 1)
-        yield Progress(step + 1, steps, mean, length, held_out)
-    state.finish()
+    state = State(crew, parameters, settings, steps, watch)
+    try:
+        for step in range(state.resume(scratch), steps):
+            if state.watcher.stops:
+                break
+            state.thawing.reach(step)
+            batches = plan.batches[step * settings.accumulation : (step + 1) * settings.accumulation]
+            parts = crew.parts(batches)
+            total = torch.zeros((), device=device)
+            for i, (part, counts) in enumerate(parts, 1):
+                with crew.adding(last=i == len(parts)):
+                    with machine.autocast(settings, device):
+                        loss = compute(part).sum() * counts
+                    torch.autograd.backward(
+                        loss / rows
+                    )  # rows, not batches, weigh the same: short texts come many to a batch
+                total += loss.detach()
+            length, mean = state.optimizer.shorten(), crew.total(total) / sum(map(len, batches))
+            if not (math.isfinite(mean) and math.isfinite(length)):
+                raise _not_finite(step, steps, mean, length)
+            state.optimizer.step(schedule.share(step, steps, settings))
+            state.average.update(step)
+            looks = (step + 1) % look_every == 0 or step + 1 == steps
+            held_out = state.look(step + 1) if looks else None
+            if (step + 1) % settings.checkpoint_steps == 0:
+                state.save(scratch, step + 1, fence)
+            yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best)
+        state.finish()
+    finally:
+        if fence is not None:
+            fence.close()
 
 
 def _not_finite(step: int, steps: int, loss: float, gradient: float) -> StepError:

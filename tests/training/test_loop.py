@@ -20,7 +20,7 @@ from feilun.errors import StepError
 from feilun.models import network, weights
 from feilun.tasks import classify
 from feilun.tasks.options import TaskOptions
-from feilun.training import checkpoint
+from feilun.training import checkpoint, fencing
 from feilun.training.loop import fit
 from feilun.training.settings import FitSettings
 from tests.models import tiny
@@ -201,5 +201,5 @@ def test_what_is_frozen_does_not_move(base: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_safetensors_and_holds_no_pickle(base: Path, tmp_path: Path) -> None:
     Task(base).train(tmp_path, steps=3)
-    assert [f.name for f in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert {f.name for f in tmp_path.iterdir()} == {checkpoint.FILE, fencing.FILE}
     assert weights.read(tmp_path / checkpoint.FILE).keys() > {"random", "weight/head.weight", "exp_avg/head.weight"}
