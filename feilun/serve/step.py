@@ -8,6 +8,8 @@ from feilun.pipeline.steps import Workspace, step
 from feilun.serve import release
 from feilun.serve.settings import ServeSettings
 
+ANSWERED = ("classify",)  # the tasks whose answers have a route and a meter
+
 
 @step("serve", version=1)
 def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, work: Workspace) -> Release:
@@ -18,7 +20,7 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
         reports: gates; each must have passed.
 
     Raises:
-        StepError: a gate refused the model, or no engine runs its format.
+        StepError: a gate refused the model, the gateway has no route for its task, or no engine runs its format.
     """
     for report in reports:
         if not report.facts.get("passed", True):
@@ -27,7 +29,15 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
                 where=str(report.path / "report.json"),
                 hint="see what it requires and what was measured; a release that misses it is not made",
             )
+    task = model.facts.get("task")
+    if task not in ANSWERED:
+        raise StepError(
+            f"the gateway does not answer the task '{task}' yet" if task else "the model was not tuned for a task",
+            where=model.short,
+            hint=f"it answers {', '.join(ANSWERED)}; others answer in Python: feilun.tasks.ask, or export the model",
+            code="task",
+        )
     engine = release.open_engine(model, threads=1)
     work.record("probes", 0, len(settings.probes))
     labels = release.write(work.folder, settings.name, model, release.probe(engine, settings.probes))
-    return work.finish(Release, parents=[model, *reports], name=settings.name, task=model.facts["task"], labels=labels)
+    return work.finish(Release, parents=[model, *reports], name=settings.name, task=task, labels=labels)

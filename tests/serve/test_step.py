@@ -55,3 +55,13 @@ def test_a_model_that_no_engine_runs_is_not_released(house: House, tmp_path: Pat
     with pytest.raises(StepError) as refused:
         serve(model, (), ServeSettings(name="r"), workspace(house, tmp_path / "work"))
     assert "compress it first" in str(refused.value)
+
+
+@pytest.mark.parametrize(("task", "said"), [("tag", "does not answer the task 'tag'"), (None, "not tuned")])
+def test_a_model_of_a_task_that_the_gateway_cannot_answer_is_not_released(
+    house: House, tmp_path: Path, task: str | None, said: str
+) -> None:
+    model = a_model(house, tmp_path / "model", task=task)
+    with pytest.raises(StepError, match=said) as refused:
+        serve(model, (), ServeSettings(name="r"), workspace(house, tmp_path / "work"))
+    assert "classify" in str(refused.value)
