@@ -33,7 +33,7 @@ _BITS = {
 }
 _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4}
 _CALLS = {"REDUCE", "INST", "OBJ", "BUILD", "NEWOBJ", "NEWOBJ_EX"}
-_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt")  # read as text and by nothing else
+_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".conll", ".bio")  # read as text and by nothing else
 
 
 def check(file: Path, name: str | None = None) -> None:

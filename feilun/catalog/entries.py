@@ -50,6 +50,7 @@ class File(_Declared):
     bytes: int = Field(gt=0)
     part: str | None = None
     aliases: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()  # parts of several files that this one belongs to
     facts: dict[str, Any] = Field(default_factory=dict)  # of this part, over the entry's
 
 
@@ -69,6 +70,11 @@ class Entry(_Declared):
         """The names that may follow ``catalog:NAME/``."""
         return [file.part for file in self.files if file.part]
 
+    @property
+    def groups(self) -> list[str]:
+        """Names of several parts together; they may follow as well."""
+        return list(dict.fromkeys(group for file in self.files for group in file.groups))
+
     def choose(self, part: str | None) -> tuple[File, ...]:
         """The files of one part, or every file of an entry without parts.
 
@@ -77,10 +83,10 @@ class Entry(_Declared):
         """
         if part is None and len(self.parts) <= 1:
             return self.files
-        chosen = tuple(file for file in self.files if part and part in (file.part, *file.aliases))
+        chosen = tuple(file for file in self.files if part and part in (file.part, *file.aliases, *file.groups))
         if not chosen:
             what = f"{self.name} has no part '{part}'" if part else f"{self.name} has several parts: name one"
-            known = ", ".join(f"catalog:{self.name}/{p}" for p in self.parts)
+            known = ", ".join(f"catalog:{self.name}/{p}" for p in [*self.parts, *self.groups])
             raise ProjectError(what, hint=f"one of {known}" if known else f"write catalog:{self.name}")
         return chosen
 

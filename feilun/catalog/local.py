@@ -18,6 +18,8 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".txt": "lines",
+    ".conll": "conll",
+    ".bio": "conll",
 }
 SOURCE_PATTERNS = tuple(f"*{suffix}" for suffix in FORMATS)
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from feilun.catalog import cache, content, download, hub, local, sql
-from feilun.catalog.entries import Entry, entry
+from feilun.catalog.entries import Entry, File, entry
 from feilun.catalog.sources import obtain
 from feilun.errors import ProjectError, did_you_mean
 from feilun.store.artifacts import Artifact, canonical
@@ -115,17 +115,30 @@ def _entry(rest: str) -> tuple[Entry, str | None]:
 
 def _catalog_facts(rest: str) -> dict[str, Any]:
     found, part = _entry(rest)
-    files = found.choose(part)
-    origin = "catalog:" + found.name + (f"/{files[0].part}" if files[0].part else "")
+    files = _named(found.choose(part))
+    whole = len(files) > 1 and files[0].part
+    origin = "catalog:" + found.name + (f"/{part if whole else files[0].part}" if files[0].part else "")
     facts = {"title": found.title, "licence": found.licence, "origin": origin, **found.facts}
-    return {**facts, **files[0].facts} if len(files) == 1 else facts
+    if whole:
+        own = {f.name: {**f.facts, "origin": f"catalog:{found.name}/{f.part}"} for f in files}
+        return {**facts, "files": own}
+    facts |= files[0].facts if len(files) == 1 else {}
+    facts.pop("values", None)  # what tells the files of several parts apart says nothing of one
+    return facts
+
+
+def _named(files: Sequence[File]) -> list[File]:
+    """Files of several parts under names that differ, for each part calls its rows the same."""
+    if len(files) == 1 or not files[0].part:
+        return list(files)
+    return [file.model_copy(update={"name": f"{file.part}{Path(file.name).suffix}"}) for file in files]
 
 
 def _from_catalog(rest: str, kind: str, root: Path, files: Path) -> tuple[dict[str, Any], bool]:
     found, part = _entry(rest)
     if found.kind != kind:
         raise ProjectError(f"catalog:{found.name} is a {found.kind}, a {kind} is needed here")
-    obtain(found, found.choose(part), root, files)
+    obtain(found, _named(found.choose(part)), root, files)
     return _catalog_facts(rest), True
 
 

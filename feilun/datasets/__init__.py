@@ -15,7 +15,7 @@ from feilun.datasets.rows import (
     require,
     write,
 )
-from feilun.datasets.sources import column, read_source
+from feilun.datasets.sources import Part, column, read_parts, read_source
 
 __all__ = [
     "COLUMNS",
@@ -23,11 +23,13 @@ __all__ = [
     "ORDER",
     "SPLITS",
     "TRUTH",
+    "Part",
     "check",
     "column",
     "describe",
     "labels",
     "read",
+    "read_parts",
     "read_source",
     "require",
     "write",

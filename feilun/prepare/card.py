@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from feilun import datasets
 from feilun.pipeline.kinds import Source
 from feilun.prepare.minhash import Repeat
 from feilun.prepare.settings import PrepareSettings
@@ -18,8 +19,10 @@ EXAMPLES = 3
 FILTERS = (
     "without_text",
     "without_label",
+    "same_answers",
     "too_short",
     "too_long",
+    "for_development",
     "tied_labels",
     "outvoted_labels",
     "exact_duplicates",
@@ -38,7 +41,7 @@ class Card:
     rows: int
     removed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FILTERS, 0))
     repaired: int = 0  # texts that were changed by repair
-    conflicting_texts: int = 0  # texts that stood there with more than one label
+    conflicting_texts: int = 0  # texts that stood there with more than one truth
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def filtered(self, why: str, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
@@ -55,25 +58,39 @@ class Card:
 
     def write(self, frame: pl.DataFrame, folder: Path) -> None:
         """Write ``card.json`` about the rows that are left."""
-        counted = frame.group_by("split", "label").len().sort("split", "label")
-        by_split: dict[str, dict[str, int]] = {}
-        for split, label, count in counted.rows():
-            by_split.setdefault(split, {})[label] = count
         length = frame["text"].str.len_chars()
         card = {
             "title": self.source.facts.get("title"),
             "licence": self.source.facts.get("licence"),
             "origin": self.source.facts.get("origin"),
             "source": self.source.digest,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude_none=True),
             "rows_read": self.rows,
             "texts_repaired": self.repaired,
             "conflicting_texts": self.conflicting_texts,
             "removed": self.removed,
             "rows": frame.height,
-            "labels": by_split,
+            "splits": datasets.describe(frame)["splits"],
+            "labels": _counted(frame),
             "contributors": frame["contributor"].n_unique(),
             "characters": {"least": length.min(), "median": length.median(), "most": length.max()},
             "near_duplicates": self.examples,
         }
         (folder / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def _counted(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """How often each label stands in each split: of rows, or of the names in them."""
+    labels = [frame.select("split", "label")] if "label" in frame.columns else []
+    if "labels" in frame.columns:
+        labels.append(frame.select("split", label="labels").explode("label"))
+    if "spans" in frame.columns:
+        labels.append(
+            frame.select("split", label="spans").explode("label").with_columns(pl.col("label").struct.field("label"))
+        )
+    by_split: dict[str, dict[str, int]] = {}
+    if labels:
+        counted = pl.concat(labels).drop_nulls().group_by("split", "label").len().sort("split", "label")
+        for split, label, count in counted.rows():
+            by_split.setdefault(split, {})[label] = count
+    return by_split

@@ -46,13 +46,14 @@ class Split(Settings):
         return self
 
 
-COLUMNS = ("label", "labels", "spans", "other", "score", "answers", "messages", "chosen", "rejected", "answer", "tags")
+# the columns that hold what is learned
+TAKEN = ("label", "labels", "spans", "other", "score", "answers", "messages", "chosen", "rejected", "answer", "tags")
 
 
 class PrepareSettings(Settings):
     """Which columns hold what, how labels are made, and which rows are left out.
 
-    Where no column of ``COLUMNS`` is named, those that the source itself names are taken, else those that are called
+    Where no column of ``TAKEN`` is named, those that the source itself names are taken, else those that are called
     so. Cells of CSV and TSV that hold lists or records are JSON.
     """
 

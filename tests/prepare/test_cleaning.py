@@ -12,7 +12,7 @@ from feilun import datasets
 from feilun.datasets.positions import key
 from feilun.errors import DataError
 from feilun.prepare import PrepareSettings
-from feilun.prepare.cleaning import repair
+from feilun.prepare.repairing import repair
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=60)
 

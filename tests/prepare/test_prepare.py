@@ -32,7 +32,7 @@ def made(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 def test_the_step_is_registered_with_its_input_and_output():
     step = STEPS["prepare"]
-    assert [i.name for i in step.inputs] == ["source"]
+    assert [(i.name, i.optional) for i in step.inputs] == [("source", False), ("held_out", True)]
     assert (step.settings, step.output.kind) == (PrepareSettings, "dataset")
 
 
