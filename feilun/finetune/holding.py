@@ -37,6 +37,8 @@ def split(frame: pl.DataFrame, settings: FinetuneSettings) -> tuple[pl.DataFrame
 
 def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSettings) -> Watch | None:
     """What the loop looks at: the mean loss, or the task's first figure; None where nothing is held out."""
+    from feilun.models import causal
+    from feilun.models.decoding import Writing
     from feilun.models.network import Answering
     from feilun.training.watching import Watch, mean_loss
 
@@ -47,6 +49,7 @@ def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSe
         return Watch(lambda: mean_loss(network, numbers, task.losses, settings))
 
     def first() -> Any:
-        return task.measure(held_out, task.answer(Answering(network), held_out), network.labels)[0]
+        engine = Writing(network) if task.HEAD == causal.HEAD else Answering(network)
+        return task.measure(held_out, task.answer(engine, held_out), network.labels)[0]
 
     return Watch(lambda: float((m := first()).value(m.rows.sum(0))), first().higher_is_better)

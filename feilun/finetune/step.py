@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from feilun.errors import SettingError
 from feilun.finetune.settings import FinetuneSettings
 from feilun.pipeline.kinds import Dataset, Model
@@ -15,7 +17,8 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     A base that was tuned before is a warm start: it keeps its head, and labels that are new to it are added.
 
     Args:
-        base: an encoder in the Hugging Face layout, or a tuned model in ours.
+        base: an encoder or a causal language model in the Hugging Face layout, the latter in GGUF as well, or a tuned
+            model in ours.
         examples: rows with text and label; those of the split "train" are learned from.
 
     Returns:
@@ -30,15 +33,23 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     """
     from feilun import datasets, tasks
     from feilun.finetune import holding
-    from feilun.models import network as networks
+    from feilun.models import causal
+    from feilun.models import network as encoders
     from feilun.models.adapting.adapted import share
+    from feilun.tasks.task import Decides
+    from feilun.training import machine
     from feilun.training.loop import fit
 
-    task = tasks.get(settings.task)
     frame = datasets.read(examples, "train")
+    name = tasks.meant(settings.task, frame.columns)
+    task = tasks.get(name)
     datasets.require(frame, task.COLUMNS, f"dataset {examples.short}")
     labels = task.labels(frame)
-    network = networks.load(base.path, settings.context)
+    networks: Any = causal if task.HEAD == causal.HEAD else encoders
+    if settings.architecture == "base":
+        network = networks.load(base.path, settings.context)
+    else:
+        network = networks.grow(base.path, settings, settings.context)
     network.adapt(settings.method, settings, settings.seed)
     if settings.context > network.positions:
         raise SettingError(
@@ -49,19 +60,22 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     known = network.labels if network.head.name == task.HEAD else ()  # labels of another kind of head mean nothing here
     network.relabel(sorted({*known, *labels}), settings.seed, task.HEAD)
     learned, held_out = holding.split(frame, settings)
-    numbers = task.examples(learned, network, settings)
+    with machine.autocast(settings, machine.device(settings)):  # a task may ask the network what it thinks by now
+        numbers = task.examples(learned, network, settings)
     watch = holding.watch(task, network, held_out, settings)
     for progress in fit(network, numbers, task.losses, settings, work.scratch, watch=watch):
         work.record("training", progress.step, progress.steps, loss=progress.loss)
         if progress.held_out is not None:
             work.record("held out", progress.step, progress.steps, held_out=progress.held_out)
     trained = share(network)
-    networks.save(network, work.folder, settings.task)
+    if isinstance(task, Decides):
+        network.decided = task.decide(network, held_out, settings)
+    networks.save(network, work.folder, name)
     return work.finish(
         Model,
         [base, examples],
         format="safetensors",
-        task=settings.task,
+        task=name,
         labels=list(network.labels),
         context=settings.context,
         method=settings.method,

@@ -1,7 +1,7 @@
 """Rows side by side in one batch, without padding: attention within each, and the loss only where it counts.
 
-Plain arithmetic with derivatives written by hand: on a processor the passes over memory cost as much as the products, so
-nothing is copied, widened or kept that the gradient does not need.
+Plain arithmetic with derivatives written by hand: on a processor the passes over memory cost as much as the products,
+so nothing is copied, widened or kept that the gradient does not need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def attend(
         return found
     scale = float(told.get("scaling") or query.shape[-1] ** -0.5)
     window = int(told.get("sliding_window") or 0)
-    out: Tensor = _Attention.apply(query[0], key[0], value[0], tuple(lengths), scale, window)
+    out: Tensor = _Attention.apply(query[0], key[0], value[0], (tuple(lengths), scale, window))
     return out.unsqueeze(0), None
 
 
@@ -51,8 +51,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, window: int
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, told: tuple[tuple[int, ...], float, int]
     ) -> Tensor:
+        lengths, scale, window = told
         heads, total, size = query.shape
         kinds = key.shape[0]
         query = query.to(value.dtype).view(kinds, heads // kinds, total, size)
@@ -90,7 +91,7 @@ class _Attention(torch.autograd.Function):
             narrow = moved.to(value.dtype)
             to_query[:, :, first:last] = torch.bmm(narrow, key[:, start:last]).view(kinds, group, -1, size)
             to_key[:, start:last].baddbmm_(narrow.transpose(1, 2), rows)
-        return to_query.view(-1, total, size), to_key, to_value, None, None, None
+        return to_query.view(-1, total, size), to_key, to_value, None
 
 
 def _tiles(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -117,7 +118,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def surprise(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of ``states @ weight.T`` with ``targets``, (n,), float32; never more than ``LOGITS`` logits at a time.
+    """Cross-entropy of ``states @ weight.T`` with ``targets``, (n,), float32; at most ``LOGITS`` logits at a time.
 
     Args:
         states: (n, H). weight: (V, H). targets: (n,).

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from feilun.errors import ArtifactError, StepError
 from feilun.models import blocks, chat, gguf, tokens, weights
+from feilun.models.adapting import methods
+from feilun.models.adapting.adaptable import Adaptable
 from feilun.models.chat import Chat, Message
 from feilun.models.network import quiet
 
@@ -31,16 +33,18 @@ class Words(nn.Module):
     name = HEAD
 
 
-class Causal(nn.Module):
+class Causal(Adaptable):
     """A transformers model (``encoder``, its language-model head included), its tokenizer and its template.
 
     ``probes``: conversations with the ids that they were trained as; ``save`` compares them with what the saved folder
     encodes. It stays in eval mode while it is trained, as ``feilun.models.network.Network`` does.
     """
 
+    task_type = methods.CAUSAL
+    without = ("prefix", "prompt")  # their tokens would have to be put before every answer that is written
+
     def __init__(self, encoder: Any, tokenizer: Tokenizer, talk: Chat, context: int) -> None:
-        super().__init__()
-        self.encoder: Any = encoder
+        super().__init__(encoder)
         self.tokenizer = tokenizer
         self.chat = talk
         self.context = context
@@ -60,6 +64,7 @@ class Causal(nn.Module):
 
         No row sees another (attention and positions begin anew with each), and none is padded.
         """
+        self._narrow()
         device = self.embeddings.weight.device
         flat = torch.tensor([i for row in rows for i in row], device=device).unsqueeze(0)
         positions = torch.cat([torch.arange(len(row), device=device) for row in rows]).unsqueeze(0)
@@ -91,20 +96,9 @@ class Causal(nn.Module):
         return lost, numbers.to(states.device)[targets]
 
     @property
-    def positions(self) -> int:
-        """The most tokens that the model can read."""
-        return int(self.encoder.config.max_position_embeddings)
-
-    @property
     def embeddings(self) -> Any:
         """What turns ids into vectors."""
         return self.encoder.get_input_embeddings()
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The layers, lowest first."""
-        depth = self.encoder.config.num_hidden_layers
-        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
 
     @property
     def stops(self) -> frozenset[int]:
@@ -122,8 +116,20 @@ class Causal(nn.Module):
         """Token ids of what is read before an answer is written. Training and serving both ask here."""
         return self.encode(self.chat.prompts(conversations))
 
-    def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:  # noqa: ARG002 - as Network has it
+    def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:
         """Nothing: words need no labels."""
+
+    def _narrow(self) -> None:
+        """What an adapter leaves as it is need not be wider than the products: half the memory, and nothing to convert.
+
+        The saved weights are these, widened again: what is served is what was trained on.
+        """
+        kind = self.embeddings.weight.device.type
+        if self.adapted is None or not torch.is_autocast_enabled(kind) or torch.distributed.is_initialized():
+            return
+        for parameter in self.encoder.parameters():
+            if not parameter.requires_grad and parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(torch.get_autocast_dtype(kind))
 
 
 def load(folder: Path, context: int | None = None) -> Causal:
@@ -147,6 +153,7 @@ def load(folder: Path, context: int | None = None) -> Causal:
         talk = chat.load(folder)
     blocks.install(encoder)
     network = Causal(encoder, tokenizer, talk, context or _context(folder) or encoder.config.max_position_embeddings)
+    network.restore(folder)
     if (folder / "config.json").is_file():
         network.decided = tokens.load_decided(folder)
     return network
@@ -162,8 +169,9 @@ def save(network: Causal, folder: Path, task: str = "generate") -> None:
     config.feilun = {"task": task, "head": HEAD, "context": network.context} | (
         {"decided": network.decided} if network.decided else {}
     )
-    with quiet():
-        network.encoder.float().save_pretrained(folder)
+    network.encoder.float()
+    with quiet(), network.plain(folder):
+        network.encoder.save_pretrained(folder)
     network.tokenizer.save(str(folder / "tokenizer.json"))
     chat.save(network.chat, folder, network.context)
     check(network, folder)
@@ -198,7 +206,7 @@ def mismatch(tokenizer: Tokenizer, trained: list[int], served: list[int], where:
         f"what would be trained is not what would be served: token {at + 1} is {_at(tokenizer, trained, at)} in "
         f"training, {_at(tokenizer, served, at)} in serving, near '{near}'",
         where=where,
-        hint='the chat template changes what it has rendered before; learn_from = "last" or template = "plain" avoid it',
+        hint='the template changes what it rendered before; learn_from = "last" or template = "plain" avoid that',
         code="template-mismatch",
     )
 

@@ -1,4 +1,4 @@
-"""How a conversation becomes text, as the model was taught: the tokenizer's own template, or a plain one where it has none."""
+"""How a conversation becomes text, as the model was taught: by the tokenizer's own template, or a plain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as llama.cpp keeps them (GGUF) as a causal language model that can be trained: float32, in the Hugging Face layout.
+"""Weights as llama.cpp keeps them (GGUF) as a causal language model of transformers that can be trained, in float32.
 
 transformers reads such files as well, and takes half a minute for a small one; it names 272 tensors with a table that
 it builds 397 times. Its reader of the container and its tables of block formats are used here.
@@ -49,7 +49,7 @@ _PLAIN = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # numbers of 
 
 
 def load(place: Path) -> tuple[Any, Tokenizer, dict[str, Any]]:
-    """The model in float32, its tokenizer, and what the file says of the tokenizer: chat_template, bos_token, eos_token.
+    """The model in float32, its tokenizer, and what the file says of that: chat_template, bos_token, eos_token.
 
     Raises:
         ArtifactError: the file is damaged or not GGUF, or its architecture or one of its types is not known here.

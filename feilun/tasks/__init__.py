@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
     from feilun.tasks.task import Answered, Task
 
-NAMES = ("classify", "embed", "extract", "multilabel", "pair", "rank", "regress", "similarity", "tag")
+NAMES = (
+    "classify",
+    "embed",
+    "extract",
+    "generate",
+    "multilabel",
+    "pair",
+    "prefer",
+    "rank",
+    "regress",
+    "similarity",
+    "tag",
+)
 # a task that is meant where the dataset has this column and not the task's own
 MEANT = {("classify", "labels"): "multilabel", ("pair", "score"): "similarity"}
 

@@ -43,8 +43,13 @@ def words(text: str) -> list[str]:
     >>> words("The film's end: 北京 1998")
     ['films', 'end', '北', '京', '1998']
     """
+    return [word for word in split(text) if word not in ARTICLES]
+
+
+def split(text: str) -> list[str]:
+    """All words, in lower case and without punctuation."""
     bare = "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c)[0] not in "PS")
-    return [word for word in _WORD.findall(bare) if word not in ARTICLES]
+    return _WORD.findall(bare)
 
 
 def token_f1(right: str, said: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from feilun.pipeline.steps import Settings
@@ -34,14 +36,45 @@ class TaskOptions(Settings):
         le=64,
         description="Wrong texts that each right one is compared with, where a pair is read at once",
     )
+    learn_from: Literal["all", "last"] = Field(
+        default="all", description="Which of the assistant's messages in a conversation are learned"
+    )
+    template: Literal["own", "plain"] = Field(
+        default="own",
+        description="own: conversations as the model's tokenizer writes them; plain: the question, then the answer",
+    )
+    too_long: Literal["refuse", "skip"] = Field(
+        default="refuse", description="What becomes of conversations that are longer than the context"
+    )
+    answer_tokens: int = Field(default=128, ge=1, le=8192, description="Tokens of a written answer, at the most")
+    sampling: float = Field(
+        default=0.0, ge=0, le=5, description="How answers are written: 0 takes the likeliest piece, else a temperature"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Pieces that are sampled from: the likeliest that add up to this share"
+    )
+    preference: Literal["dpo", "orpo"] = Field(
+        default="dpo", description="dpo holds on to what the model was; orpo learns to write the better answer as well"
+    )
+    beta: float = Field(
+        default=0.1, gt=0, le=10, description="How much a preference counts against what the model was, or its answer"
+    )
 
 
 USED_BY: dict[str, tuple[str, ...]] = {
     # option -> the tasks that read it
+    "answer_tokens": ("generate", "prefer"),
     "balance": ("classify", "multilabel", "pair", "tag"),
+    "beta": ("prefer",),
     "class_weight": ("classify", "multilabel", "pair"),
     "label_smoothing": ("classify", "multilabel", "pair", "tag"),
+    "learn_from": ("generate",),
     "negatives": ("rank",),
+    "preference": ("prefer",),
+    "sampling": ("generate", "prefer"),
     "temperature": ("embed",),
+    "template": ("generate", "prefer"),
     "threshold": ("multilabel",),
+    "too_long": ("generate", "prefer"),
+    "top_p": ("generate", "prefer"),
 }
