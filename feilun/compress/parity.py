@@ -1,50 +1,108 @@
-"""How far the compressed model is from the one that it was made from."""
+"""How far the compressed model is from the one that it was made from, whatever their task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feilun.tasks import metrics
+from feilun.tasks.metrics import Metric
+from feilun.tasks.task import Answered
 
-Scores = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 
 def compare(
-    ids: Sequence[str], truth: NDArray[np.int64], before: Scores, after: Scores, labels: Sequence[str]
+    ids: Sequence[str], before: Answered, after: Answered, figures: tuple[Sequence[Metric], Sequence[Metric]]
 ) -> dict[str, Any]:
     """Agreement of two models on N rows.
 
     Args:
         ids: the rows' ids; the one whose scores moved most is named.
-        truth: number of each row's true label.
-        before: scores of the model as it was trained, (N, C).
-        after: scores of the compressed model, (N, C).
+        before: what the model said as it was trained.
+        after: what the compressed model said.
+        figures: the task's figures of both.
 
     Returns:
-        n, disagreement (share of answers that changed), accuracy and macro-F1 before and after, the mean and largest
-        change of a score, and the worst row.
+        n, disagreement (see ``disagreement``), the figures before and after, the mean and largest change of a score,
+        and the worst row.
     """
-    first, second = before.argmax(1), after.argmax(1)
-    moved = np.abs(before - after).max(1)
+    moved = _moved(before, after)
     worst = int(moved.argmax())
     return {
         "n": len(ids),
-        "disagreement": float((first != second).mean()),
-        "before": _figures(truth, first, len(labels)),
-        "after": _figures(truth, second, len(labels)),
+        "disagreement": disagreement(before, after),
+        "before": _values(figures[0]),
+        "after": _values(figures[1]),
         "score_change": {"mean": float(moved.mean()), "largest": float(moved.max())},
-        "worst": {
-            "id": ids[worst],
-            "before": dict(zip(labels, before[worst].tolist(), strict=True)),
-            "after": dict(zip(labels, after[worst].tolist(), strict=True)),
-        },
+        "worst": {"id": ids[worst], "before": before.said[worst], "after": after.said[worst]},
     }
 
 
-def _figures(truth: NDArray[np.int64], answered: NDArray[np.int64], classes: int) -> dict[str, float]:
-    matrix = metrics.confusion(truth, answered, classes)
-    return {"macro_f1": float(metrics.macro_f1(matrix)), "accuracy": float(metrics.accuracy(matrix))}
+def disagreement(before: Answered, after: Answered) -> float:
+    """The share of what was decided that is no longer so, 0 to 1.
+
+    What is decided is whatever is said beside numbers with a fraction: a label, the entries of a list (labels, spans),
+    the first of a ranking. The share is 1 - 2 * same / (all before + all after): for one label a row, the share of rows
+    whose label changed. Where only numbers are said, it is their squared change as a share of their variance before.
+    """
+    first, second = ([set(_decided(said)) for said in answers.said] for answers in (before, after))
+    every = sum(map(len, first)) + sum(map(len, second))
+    if every:
+        return (every - 2 * sum(len(a & b) for a, b in zip(first, second, strict=True))) / every
+    old, new = (np.array([[*_scores(said).values()] for said in answers.said]) for answers in (before, after))
+    spread, change = ((old - old.mean(0)) ** 2).sum(), ((new - old) ** 2).sum()
+    return min(1.0, float(change / spread)) if spread else float(change > 0)
+
+
+def _decided(said: Mapping[str, Any]) -> Iterator[str]:
+    """One for all that is plain, one for each entry of a list."""
+    plain = {}
+    for name, value in said.items():
+        if isinstance(value, list):
+            entries = value[:1] if name == "ranking" else value
+            yield from (f"{name}: {kept}" for entry in entries if (kept := _words(entry)))
+        elif kept := _words(value):
+            plain[name] = kept
+    if plain:
+        yield json.dumps(plain, sort_keys=True)
+
+
+def _words(value: Any) -> str:
+    """What is no number with a fraction; "" where nothing else is there."""
+    if isinstance(value, Mapping):
+        kept = {name: words for name, part in value.items() if (words := _words(part))}
+        return json.dumps(kept, sort_keys=True) if kept else ""
+    return "" if isinstance(value, float) else json.dumps(value)
+
+
+def _scores(value: Any, place: str = "") -> dict[str, float]:
+    """The numbers with a fraction, each by where it stands; what stands in a list stands beside its own words."""
+    if isinstance(value, float):
+        return {place: value}
+    found: dict[str, float] = {}
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            found |= _scores(part, f"{place}.{name}")
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            found |= _scores(part, f"{place}[{_words(part) or number}]")
+    return found
+
+
+def _moved(before: Answered, after: Answered) -> Floats:
+    """The largest change of any of a row's scores, (N,); a score that is no longer said counts as 0."""
+    moved = []
+    for one, other in zip(before.said, after.said, strict=True):
+        old, new = _scores(one), _scores(other)
+        moved.append(max((abs(old.get(k, 0.0) - new.get(k, 0.0)) for k in old.keys() | new.keys()), default=0.0))
+    return np.array(moved)
+
+
+def _values(figures: Sequence[Metric]) -> dict[str, float | None]:
+    """By name; None for a figure that these rows say nothing of."""
+    return {m.name: m.figure if math.isfinite(m.figure) else None for m in figures}

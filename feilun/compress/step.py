@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,35 +19,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feilun.models.inference import Engine
+    from feilun.models.tokens import Rows
+    from feilun.tasks.task import Answered, Task
 
 
-@step("compress", version=2)
+@step("compress", version=3)
 def compress(model: Model, examples: Dataset, settings: CompressSettings, work: Workspace) -> Model:
     """Export to OpenVINO, in 8 bits where ``settings`` say so, and compare with the model as it was trained.
 
     Args:
-        model: a tuned model (safetensors).
+        model: a tuned model (safetensors) of any task that an encoder with a head answers.
         examples: training rows calibrate int8-static; held-out rows are asked of both models.
 
     Returns:
-        model.xml, model.bin, tokenizer.json, config.json, and ``parity.json``: agreement, accuracy, worst row, sizes.
+        model.xml, model.bin, tokenizer.json, config.json, and ``parity.json``: agreement, the task's figures, the worst
+        row, sizes.
 
     Raises:
         StepError: the model is not a tuned one, or more answers changed than ``settings.max_disagreement``.
-        DataError: a split that is needed is empty, or a row has a label that the model does not know.
+        DataError: a split that is needed is empty, a column that the task needs is missing, or a row has a label that
+            the model does not know.
     """
-    from feilun import datasets
+    from feilun import datasets, tasks
     from feilun.compress import parity, quantise
     from feilun.models import network as networks
     from feilun.models import openvino
     from feilun.store.artifacts import canonical
-    from feilun.tasks import metrics
 
-    if model.facts.get("format") != "safetensors":
-        raise StepError(f"model {model.short} cannot be compressed", hint="compress takes what finetune makes")
+    if model.facts.get("format") != "safetensors" or (task := tasks.of(model)).HEAD == "words":
+        hint = "compress takes what finetune makes of an encoder"
+        raise StepError(f"model {model.short} cannot be compressed", hint=hint)
     trained = networks.Answering(networks.load(model.path))
     asked = _some(datasets.read(examples, "test"), settings.parity_rows, settings.seed, "test")
-    truth = metrics.numbers(asked["label"].to_list(), trained.labels)
+    datasets.require(asked, task.COLUMNS, f"dataset {examples.short}")
 
     work.record("exporting", 0, 4)
     exported = quantise.export(trained.network)
@@ -55,16 +60,18 @@ def compress(model: Model, examples: Dataset, settings: CompressSettings, work: 
         exported = quantise.to_int8(exported)
     elif settings.quantise == "int8-static":
         shown = _some(datasets.read(examples, "train"), settings.calibration_rows, settings.seed, "train")
-        exported = quantise.to_static_int8(exported, trained.encode(shown["text"].to_list()))
+        seen = _Seen(trained)
+        task.answer(seen, shown)
+        exported = quantise.to_static_int8(exported, seen.rows[: settings.calibration_rows])
     quantise.save(exported, work.folder)
     for name in ("tokenizer.json", "config.json"):
         shutil.copyfile(model.path / name, work.folder / name)
 
     work.record("comparing", 2, 4)
-    rows = trained.encode(asked["text"].to_list())
-    before, rate_before = _ask(trained, rows)
-    after, rate_after = _ask(openvino.load(work.folder), rows)
-    found = parity.compare(asked["id"].to_list(), truth, before, after, trained.labels)
+    before, rate_before = _ask(task, trained, asked)
+    after, rate_after = _ask(task, openvino.load(work.folder), asked)
+    figures = task.measure(asked, before, trained.labels), task.measure(asked, after, trained.labels)
+    found = parity.compare(asked["id"].to_list(), before, after, figures)
     found["bytes"] = {"before": _bytes(model.path), "after": _bytes(work.folder)}
     (work.folder / "parity.json").write_bytes(canonical(found))
     # rates are the run's, not the artefact's: they differ each time
@@ -98,11 +105,32 @@ def _some(frame: pl.DataFrame, most: int, seed: int, split: str) -> pl.DataFrame
     return frame.sample(min(most, frame.height), seed=seed)
 
 
-def _ask(engine: Engine, rows: list[list[int]]) -> tuple[NDArray[np.float32], float]:
-    """Scores (N, C), and rows in a second."""
+def _ask(task: Task, engine: Engine, frame: pl.DataFrame) -> tuple[Answered, float]:
+    """Answers, and rows in a second."""
     started = time.perf_counter()
-    scores = engine.run(rows)
-    return scores, len(rows) / (time.perf_counter() - started)
+    answered = task.answer(engine, frame)
+    return answered, frame.height / (time.perf_counter() - started)
+
+
+class _Seen:
+    """An engine that remembers which rows of ids a task had it read."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.head, self.labels, self.context = engine.head, engine.labels, engine.context
+        self.tokenizer, self.decided = engine.tokenizer, engine.decided
+        self.rows: list[Sequence[int]] = []
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._engine.encode(texts)
+
+    def run(self, rows: Rows) -> NDArray[np.float32]:
+        self.rows.extend(rows)
+        return self._engine.run(rows)
+
+    def outputs(self, rows: Rows) -> list[NDArray[np.float32]]:
+        self.rows.extend(rows)
+        return self._engine.outputs(rows)
 
 
 def _bytes(folder: Path) -> int:

@@ -17,6 +17,8 @@ from feilun.compress import parity
 from feilun.errors import DataError, StepError
 from feilun.models import network
 from feilun.pipeline.kinds import Dataset, Model
+from feilun.tasks import metrics
+from feilun.tasks.task import Answered
 from tests.models import tiny
 
 
@@ -110,11 +112,65 @@ def test_the_split_that_is_needed_is_named(
         bench.run("compress", Model, {"quantise": quantise}, model=tuned, examples=bench.examples(rows))
 
 
+def answered(*said: dict[str, Any]) -> Answered:
+    return Answered(list(said), None)
+
+
+def label(good: float) -> dict[str, Any]:
+    best = "good" if good >= 0.5 else "bad"
+    return {"label": best, "score": max(good, 1 - good), "scores": {"bad": 1 - good, "good": good}}
+
+
 def test_parity_counts_changed_answers_and_names_the_row_that_moved_most() -> None:
-    before = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], np.float32)
-    after = np.array([[0.8, 0.2], [0.1, 0.9], [0.2, 0.8]], np.float32)
-    report = parity.compare(["x", "y", "z"], np.array([0, 0, 1]), before, after, ["bad", "good"])
+    before, after = (answered(*map(label, row)) for row in ((0.1, 0.4, 0.8), (0.2, 0.9, 0.8)))
+    figures = [metrics.mean("accuracy", [1, 1, 1])], [metrics.mean("accuracy", [1, 0, 1])]
+    report = parity.compare(["x", "y", "z"], before, after, figures)
     assert report["disagreement"] == pytest.approx(1 / 3)
-    assert report["worst"]["id"] == "y"
+    assert report["worst"]["id"] == "y" and report["worst"]["after"]["label"] == "good"
     assert report["before"]["accuracy"] == 1 and report["after"]["accuracy"] == pytest.approx(2 / 3)
     assert report["score_change"]["largest"] == pytest.approx(0.5)
+
+
+def span(start: int, score: float, name: str = "film") -> dict[str, Any]:
+    return {"start": start, "end": start + 4, "label": name, "score": score, "text": "film"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [
+        # of 2 + 1 spans and 2 + 1 afterwards, two are the same
+        ([{"spans": [span(0, 0.9), span(9, 0.6)]}, {"spans": [span(3, 0.8)]}],
+         [{"spans": [span(0, 0.7), span(9, 0.6)]}, {"spans": [span(3, 0.8, "place")]}], 1 / 3),
+        ([{"spans": []}, {"spans": []}], [{"spans": []}, {"spans": []}], 0.0),
+        ([{"spans": []}, {"spans": []}], [{"spans": [span(0, 0.5)]}, {"spans": []}], 1.0),
+        # any of the labels: three and two, of which two are the same
+        ([{"labels": ["a", "b", "c"], "scores": {"a": 0.9}}], [{"labels": ["b", "a"], "scores": {"a": 0.8}}], 1 / 5),
+        # an answer is changed by its place alone, and by being given or not
+        ([{"answer": "film", "start": 3, "score": 0.9}] * 2,
+         [{"answer": "film", "start": 9, "score": 0.9}, {"answer": "", "start": None, "score": 0.2}], 1.0),
+        # of a ranking, who is first
+        ([{"ranking": [{"text": "a", "score": 2.0}, {"text": "b", "score": 1.0}, {"text": "c", "score": 0.0}]}] * 2,
+         [{"ranking": [{"text": "a", "score": 2.0}, {"text": "c", "score": 0.5}, {"text": "b", "score": 0.4}]},
+          {"ranking": [{"text": "b", "score": 2.0}, {"text": "a", "score": 1.9}, {"text": "c", "score": 0.4}]}], 0.5),
+        # only numbers: their squared change against their variance
+        ([{"score": 1.0}, {"score": 3.0}], [{"score": 1.5}, {"score": 3.0}], 0.125),
+        ([{"vector": [1.0, 0.0]}, {"vector": [0.0, 1.0]}], [{"vector": [1.0, 0.0]}, {"vector": [0.0, 1.0]}], 0.0),
+    ],
+    ids=["spans", "no spans", "a first span", "labels", "answers", "rankings", "numbers", "vectors"],
+)  # fmt: skip
+def test_disagreement_is_what_was_decided_otherwise(
+    before: list[dict[str, Any]], after: list[dict[str, Any]], share: float
+) -> None:
+    assert parity.disagreement(answered(*before), answered(*after)) == pytest.approx(share)
+
+
+def test_a_span_that_is_no_longer_said_has_moved_by_its_whole_score() -> None:
+    before, after = answered({"spans": [span(0, 0.9), span(9, 0.6)]}), answered({"spans": [span(0, 0.8)]})
+    report = parity.compare(["x"], before, after, ([], []))
+    assert report["score_change"]["largest"] == pytest.approx(0.6)
+
+
+def test_a_figure_that_says_nothing_is_null_in_the_report() -> None:
+    empty = [metrics.Metric("f1", np.zeros((1, 1)), lambda sums: sums[..., 0] / np.float64("nan"))]
+    said = answered(label(0.3))
+    assert parity.compare(["x"], said, said, (empty, empty))["before"] == {"f1": None}
