@@ -41,6 +41,8 @@ def layers_of(encoder: nn.Module) -> Layers | None:
             its = dict(module.named_parameters(recurse=False))
             if type(module) is not kind or its.keys() != {"weight", "bias"}:
                 return None
+            if any(type(p) is not nn.Parameter for p in its.values()):
+                return None  # sharded (FSDP2): its parts come together only when the layer itself is called
             parameters += [its["weight"], its["bias"]]
         found.append(tuple(parameters))
     return Layers(config.num_attention_heads, config.layer_norm_eps, tuple(found))
@@ -74,8 +76,10 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor, shape: tuple[int, float], *p: Tensor) -> Tensor:
         (heads, eps), (n, length, width) = shape, x.shape
         x = x.reshape(-1, width)
-        wqkv, wo, w1, w2 = (w.to(torch.bfloat16) for w in (torch.cat([p[0], p[2], p[4]]), p[6], p[10], p[12]))
-        bqkv, bo, b1, b2 = (b.to(torch.bfloat16) for b in (torch.cat([p[1], p[3], p[5]]), p[7], p[11], p[13]))
+        wqkv, bqkv = x.new_empty(3 * width, width), x.new_empty(3 * width)
+        for i in range(3):
+            wqkv[i * width : (i + 1) * width], bqkv[i * width : (i + 1) * width] = p[2 * i], p[2 * i + 1]
+        wo, w1, w2, bo, b1, b2 = (t.to(torch.bfloat16) for t in (p[6], p[10], p[12], p[7], p[11], p[13]))
         g1, s1, g2, s2 = (t.to(torch.bfloat16) for t in (p[8], p[9], p[14], p[15]))
         qkv = torch.addmm(bqkv, x, wqkv.t()).view(n, length, 3, heads, width // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, n * heads, length, width // heads)

@@ -1,0 +1,12 @@
+"""Fine-tuning beside its peers: make bench NAME=finetune ARGS="speed quality"; without names, everything."""
+
+from __future__ import annotations
+
+from benchmarks import finetune_speed
+from benchmarks.bench import Bench
+
+finetune = Bench("finetune")
+finetune.figure("speed")(finetune_speed.measure)
+
+if __name__ == "__main__":
+    finetune.main()
