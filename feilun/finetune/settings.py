@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from feilun import tasks
 from feilun.errors import did_you_mean
 from feilun.models.adapting import options
-from feilun.tasks.options import TaskOptions
+from feilun.tasks.options import USED_BY, TaskOptions
 from feilun.training.settings import FitSettings
 
 
@@ -23,7 +23,21 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
         "lora: low-rank changes, merged when done; adapter: narrow networks between the blocks; prefix, prompt: "
         "learned tokens",
     )
+    architecture: Literal["base", "lstm", "bilstm"] = Field(
+        default="base",
+        description="base: the base's own network; lstm, bilstm: a recurrent one that starts from nothing and takes "
+        "the base's tokenizer alone, for comparison",
+    )
+    width: int = Field(default=256, ge=2, le=4096, multiple_of=2, description="lstm, bilstm: numbers in a state")
+    depth: int = Field(default=1, ge=1, le=16, description="lstm, bilstm: layers")
     context: int = Field(default=128, ge=2, le=8192, description="Tokens of a text that are read; the rest is cut off")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_nothing(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("architecture", "base") != "base":
+            return {"freeze_embeddings": False} | given  # to keep what is random as it is would be no default
+        return given
 
     @field_validator("task")
     @classmethod
@@ -31,6 +45,23 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
         if name not in tasks.NAMES:
             raise ValueError(f"there is no task '{name}'; " + (did_you_mean(name, tasks.NAMES) or "see feilun/tasks"))
         return name
+
+    @model_validator(mode="after")
+    def _task_reads_its_options(self) -> Self:
+        names = {self.task, *(task for (short, _), task in tasks.MEANT.items() if short == self.task)}
+        for name in sorted(self.model_fields_set & USED_BY.keys()):
+            if names.isdisjoint(USED_BY[name]):
+                raise ValueError(
+                    f"'{name}' has no effect with task = '{self.task}': it is for {', '.join(USED_BY[name])}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _architecture_reads_its_options(self) -> Self:
+        for name in sorted(self.model_fields_set & {"width", "depth"}):
+            if self.architecture == "base":
+                raise ValueError(f"'{name}' has no effect with the base's own architecture: it is for lstm, bilstm")
+        return self
 
     @model_validator(mode="after")
     def _method_reads_its_options(self) -> Self:

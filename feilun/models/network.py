@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from feilun.errors import ArtifactError
-from feilun.models import fused, tokens, weights
+from feilun.models import fused, recurrent, tokens, weights
 from feilun.models.adapting.adaptable import Adaptable
 from feilun.models.heads import Head
 
@@ -145,6 +145,30 @@ def load(folder: Path, context: int | None = None) -> Network:
         except RuntimeError as error:
             what = "the head does not fit the labels"
             raise ArtifactError(what, where=str(place), hint=str(error)[-200:]) from error
+    return network
+
+
+class Shape(Protocol):
+    """What a network is to look like that starts from nothing."""
+
+    architecture: Any
+    width: int
+    depth: int
+    seed: int
+
+
+def grow(folder: Path, shape: Shape, context: int) -> Network:
+    """A recurrent network that knows nothing, with the tokenizer in a folder (see ``feilun.models.recurrent``).
+
+    Raises:
+        ArtifactError: see ``load``.
+    """
+    tokenizer = tokens.load_tokenizer(folder, context)
+    encoder = recurrent.build(
+        tokenizer.get_vocab_size(), shape.architecture, width=shape.width, depth=shape.depth, seed=shape.seed
+    )
+    network = Network(encoder, tokenizer)
+    encoder.train()  # its dropout alone: from nothing, with few examples, it would learn them by heart
     return network
 
 

@@ -84,6 +84,8 @@ def put(model: nn.Module, layers: nn.ModuleList, options: MethodOptions, seed: i
     if options.init == "orthogonal" and options.rank % 2:
         raise SettingError("init = 'orthogonal' needs an even rank", where="rank", hint=f"rank = {options.rank + 1}")
     names = adapted.linear_names(model, layers)
+    if not names:
+        raise SettingError("the model's layers have no linear modules", where="method", hint='method = "full"')
     configuration = peft.LoraConfig(
         task_type=task_type,
         r=options.rank,
