@@ -115,6 +115,7 @@ def fit(
             yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best)
         state.finish()
     finally:
+        state.optimizer.close()
         if fence is not None:
             fence.close()
 

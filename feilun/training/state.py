@@ -26,7 +26,7 @@ class State:
     ) -> None:
         self.crew = crew
         self.parameters = parameters
-        self.optimizer = Optimizer(parameters, settings)
+        self.optimizer = Optimizer(crew, parameters, settings)
         self.thawing = Thawing(crew.network, parameters, settings, steps)
         self.average = Average(parameters, settings, steps)
         self.watcher = Watcher(watch, parameters, settings)
@@ -35,12 +35,14 @@ class State:
         """Measure the model that there would be if the training ended after ``step`` steps."""
         if self.watcher.watch is None:
             return None
+        self.optimizer.settle()
         with self.average.in_place():
             self.crew.publish(self.parameters)
             return self.watcher.look(step)
 
     def finish(self) -> None:
         """Give the network the weights that it keeps."""
+        self.optimizer.settle()
         if not self.watcher.put_best():
             self.average.put()
         self.crew.publish(self.parameters)

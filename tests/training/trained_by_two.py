@@ -29,6 +29,7 @@ CASES: dict[str, FitSettings] = {
     "ddp, whole batches": FP32.model_copy(update={"accumulation": 2}),
     "fsdp, whole batches": FP32.model_copy(update={"accumulation": 2, "shard": True}),
     "ddp, rows of three batches": FP32.model_copy(update={"accumulation": 3, "batch_rows": 1, "epochs": 1}),
+    "fsdp, bf16": FP32.model_copy(update={"shard": True, "precision": "bf16"}),
     "fsdp, averaged": FP32.model_copy(update={"ema": 0.9, "shard": True}),
 }
 
