@@ -8,7 +8,7 @@ from pydantic import Field
 
 from feilun.pipeline.steps import Settings
 
-Method = Literal["full", "head", "bitfit", "lora", "adapter", "prefix", "prompt"]
+Method = Literal["full", "head", "bitfit", "lora", "adapter", "prefix", "prompt", "few-shot"]
 
 
 class MethodOptions(Settings):
@@ -29,6 +29,7 @@ class MethodOptions(Settings):
     )
     bottleneck: int = Field(default=32, ge=1, le=4096, description="adapter: how narrow it is in its middle")
     virtual_tokens: int = Field(default=16, ge=1, le=512, description="prefix, prompt: how many tokens are learned")
+    draws: int = Field(default=8, ge=1, le=10_000, description="few-shot: how often an epoch compares each text")
 
 
 USED_BY: dict[str, tuple[Method, ...]] = {
@@ -41,4 +42,5 @@ USED_BY: dict[str, tuple[Method, ...]] = {
     "init": ("lora",),
     "bottleneck": ("adapter",),
     "virtual_tokens": ("prefix", "prompt"),
+    "draws": ("few-shot",),
 }

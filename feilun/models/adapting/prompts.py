@@ -12,6 +12,7 @@ from typing import Any
 import peft
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from feilun.errors import SettingError
 from feilun.models.adapting import adapted
@@ -40,8 +41,31 @@ class Prompts:
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor | None:
         """The states of the text's own tokens, (N, L, H)."""
-        found: Tensor = self._wrapped(input_ids=ids, attention_mask=mask).last_hidden_state
-        return found[:, self.tokens :] if self.method == "prompt" else found
+        if self.method == "prompt":
+            found: Tensor = self._wrapped(input_ids=ids, attention_mask=mask).last_hidden_state
+            return found[:, self.tokens :]
+        # shape, not len(): what is exported is not to be for this number of rows alone
+        seen = torch.cat([mask.new_ones(ids.shape[0], self.tokens), mask], 1)
+        model = self._wrapped.get_base_model()
+        states: Tensor = model(
+            input_ids=ids, attention_mask=seen, past_key_values=self._cache(ids.shape[0])
+        ).last_hidden_state
+        return states
+
+    def _cache(self, count: int) -> DynamicCache:
+        """What peft hands to a model, but filled at once: a tensor that grows from nothing cannot be exported."""
+        about = self._wrapped.peft_config["default"]
+        heads = about.num_attention_heads
+        numbers = self._wrapped.prompt_encoder["default"].embedding.weight
+        shaped = numbers.view(self.tokens, 2 * about.num_layers, heads, about.token_dim // heads)
+        spread = shaped.permute(1, 2, 0, 3).unsqueeze(1).expand(-1, count, -1, -1, -1)
+        cache = DynamicCache()
+        for key, value in zip(spread[0::2], spread[1::2], strict=True):
+            layer = DynamicLayer()
+            layer.lazy_initialization(key, value)
+            layer.keys, layer.values = key, value
+            cache.layers.append(layer)
+        return cache
 
     def set_aside(self, aside: bool) -> None:
         """They stand outside of the model as it is."""

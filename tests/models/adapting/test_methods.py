@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from feilun.compress import quantise
 from feilun.errors import ArtifactError, SettingError
-from feilun.models import network
+from feilun.models import network, openvino
 from feilun.models.adapting import adapted, low_rank, methods
 from feilun.models.adapting.options import MethodOptions
 from feilun.tasks import classify
@@ -161,6 +163,18 @@ def test_what_cannot_be_merged_is_saved_beside_the_untouched_base(
     stored, own = load_file(tmp_path / "model" / "model.safetensors"), load_file(base / "model.safetensors")
     assert stored.keys() == {name for name in own if not name.startswith("pooler.")}
     assert all(torch.equal(stored[name], own[name]) for name in stored)
+
+
+@pytest.mark.parametrize(("method", "options"), BESIDE.items(), ids=[*BESIDE])
+def test_what_cannot_be_merged_is_exported_with_the_network(
+    base: Path, tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    made = adapt(base, method, **options)
+    train(made)
+    loaded = network.Answering(saved(made, tmp_path / "model"))
+    quantise.save(quantise.export(loaded.network), tmp_path / "model")
+    rows = loaded.encode(tiny.frame(20)["text"].to_list())
+    np.testing.assert_allclose(openvino.load(tmp_path / "model").run(rows), loaded.run(rows), atol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "options"), [*BESIDE.items(), ("lora", {})], ids=[*BESIDE, "lora"])
