@@ -19,4 +19,4 @@ def weights(counts: NDArray[np.int64], power: float, *, each_row: bool) -> Float
     [0.6666666666666666, 2.0]
     """
     found: Floats = np.maximum(counts, 1).astype(np.float64) ** -power
-    return found / np.average(found, weights=np.maximum(counts, 1) if each_row else None)
+    return found / np.average(found, weights=counts if each_row and counts.any() else None)

@@ -7,7 +7,6 @@ from numpy.typing import ArrayLike
 
 from feilun.tasks.metrics import Floats, Metric, mean
 
-
 NONE = 1e-12  # a variance below this, where that of the whole sample is 1, is rounding
 
 

@@ -13,9 +13,7 @@ DEPTH = 10  # places that count
 CELLS = 4_000_000  # similarities in memory at a time
 
 
-def nearest(
-    queries: NDArray[np.float32], documents: NDArray[np.float32], itself: Ints | None = None
-) -> list[Ints]:
+def nearest(queries: NDArray[np.float32], documents: NDArray[np.float32], itself: Ints | None = None) -> list[Ints]:
     """The numbers of the ``DEPTH`` nearest of D documents for each of N queries, nearest first, by scalar product.
 
     Never more than ``CELLS`` similarities are held. Of equally near ones that with the lower number is first.

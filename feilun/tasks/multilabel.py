@@ -98,7 +98,7 @@ def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tenso
     return (found * weights).mean(1)
 
 
-def decide(network: Network, held_out: pl.DataFrame | None, options: TaskOptions) -> dict[str, Any]:
+def decide(network: Network, held_out: pl.DataFrame, options: TaskOptions) -> dict[str, Any]:
     """The score from which a label is given: ``options.threshold``, or where that is 0 the one with the highest
     micro-F1 on rows that were not learned from.
 
@@ -107,7 +107,7 @@ def decide(network: Network, held_out: pl.DataFrame | None, options: TaskOptions
     """
     if options.threshold:
         return {"threshold": options.threshold}
-    if held_out is None or not held_out.height:
+    if held_out.is_empty():
         raise DataError("a threshold is chosen on rows that are not learned from", hint="set held_out, for example 0.1")
     engine = Answering(network)
     scores = engine.run(engine.encode(held_out["text"].to_list()))

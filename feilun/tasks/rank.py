@@ -115,7 +115,8 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     """Each text's candidates with their scores, best first; ``raw`` has their texts and scores in the order asked.
 
     The candidates of a text are those of the column ``candidates``, a list of texts. The rows of a dataset have none:
-    there they are what is right for the text, what is known to be wrong, and the nearest of all rows' documents.
+    there they are what is right for the text, what is known to be wrong and, where no column ``score`` judged them, the
+    nearest of all rows' documents.
     """
     if "candidates" in frame.columns:
         candidates: list[list[str]] = frame["candidates"].to_list()
@@ -143,7 +144,8 @@ def _candidates(engine: inference.Engine, frame: pl.DataFrame) -> list[list[str]
     for row, close in enumerate(near):
         right = [int(pairs.positive[row])] if pairs.itself is not None else sorted(pairs.right[row])
         known = dict.fromkeys([*right, *pairs.wrong[row]])
-        shown = [*known, *[i for i in close.tolist() if i not in known][: max(0, CANDIDATES - len(known))]]
+        more = 0 if "score" in frame.columns else max(0, CANDIDATES - len(known))
+        shown = [*known, *[i for i in close.tolist() if i not in known][:more]]
         found.append([pairs.documents[i] for i in shown])
     return found
 

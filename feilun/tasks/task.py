@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 from torch import Tensor
@@ -63,3 +63,11 @@ class Task(Protocol):
 
     def measure(self, frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
         """Figures of N answers against the truth in ``frame``; the first is the one that models are chosen by."""
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A task that chooses something for its answers once the weights are there; models keep it in config.json."""
+
+    def decide(self, network: Any, held_out: pl.DataFrame, options: TaskOptions) -> dict[str, Any]:
+        """What engines find in ``decided``; ``held_out``: rows that were not learned from, maybe none."""
