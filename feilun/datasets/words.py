@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -63,28 +63,33 @@ def read_tagged(data: bytes, where: str, pairs: str | None = None) -> pl.DataFra
     Raises:
         DataError: a word has no tag.
     """
-    words, tags = [], []
+    words: list[list[str]] = []
+    tags: list[list[str]] = []
     for number, line in enumerate(data.decode("utf-8").split("\n"), 1):
         parts = [word.rpartition("/") for word in line.split()]
-        for word, _, tag in parts:
-            if not word or not tag:
-                what = f"'{(word or tag)[:80]}' has no tag"
-                raise DataError(what, where=f"{where}, line {number}", hint="write word/tag word/tag")
-        words.append([word for word, _, _ in parts])
-        found: list[str] = []
-        for tag, run in itertools.groupby(parts, key=lambda part: part[2]):
-            many = [word for word, _, _ in run]
-            begins = _pairs(many) if tag == pairs else itertools.repeat("B", len(many))
-            found += [f"{begin}-{tag}" for begin in begins]
-        tags.append(found)
+        here, marks = [part[0] for part in parts], [part[2] for part in parts]
+        if not all(here) or not all(marks):
+            bad = next(word for word in line.split() if not word.rpartition("/")[0] or word.endswith("/"))
+            hint = "write word/tag word/tag"
+            raise DataError(f"'{bad[:80]}' has no tag", where=f"{where}, line {number}", hint=hint)
+        words.append(here)
+        tags.append([f"B-{mark}" for mark in marks])
+        if pairs in marks:
+            for place in _second_words(here, marks, pairs):
+                tags[-1][place] = f"I-{pairs}"
     return _frame(words, tags)
 
 
-def _pairs(words: Sequence[str]) -> Iterator[str]:
-    second = False
-    for word in words:
-        yield "I" if second else "B"
-        second = not second and (len(word) == 1 or len(words) == 2)
+def _second_words(words: Sequence[str], tags: Sequence[str], pairs: str) -> list[int]:
+    """Places of words that go on with the name of the word before."""
+    found = []
+    for tag, run in itertools.groupby(range(len(words)), key=tags.__getitem__):
+        places = list(run) if tag == pairs else []
+        second = False
+        for before, place in itertools.pairwise(places):
+            second = not second and (len(words[before]) == 1 or len(places) == 2)
+            found += [place] if second else []
+    return found
 
 
 def _frame(words: list[list[str]], tags: list[list[str]]) -> pl.DataFrame:

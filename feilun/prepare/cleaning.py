@@ -10,6 +10,7 @@ import polars as pl
 
 from feilun import datasets
 from feilun.datasets.positions import key
+from feilun.errors import DataError
 from feilun.prepare import answering, conversations, labelling, spans
 from feilun.prepare.card import Card
 from feilun.prepare.cells import Cells
@@ -105,6 +106,9 @@ def _spoken(cells: Cells, settings: PrepareSettings) -> dict[str, list[Any]]:
         found["messages"] = conversations.messages(cells, settings.messages, answered=not settings.chosen)
     elif settings.text:
         found["messages"] = conversations.asked(cells, settings.text, settings.system)
+    if all(spoken is None for spoken in found["messages"]) and settings.chosen:
+        hint = 'name the column with the question: text = "prompt"; or write conversations that begin with it'
+        raise DataError("there is no question before the answers", where=cells.part.where, hint=hint)
     if settings.answer:
         said, _ = conversations.answers(cells, settings.answer)
         found["messages"] = [

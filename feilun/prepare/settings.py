@@ -98,6 +98,12 @@ class PrepareSettings(Settings):
     def _sensible(self) -> Self:
         if self.bands and self.names:
             raise ValueError("give bands (for numbers) or names (for labels), not both")
+        if bool(self.chosen) != bool(self.rejected):
+            raise ValueError("chosen and rejected go together: the better and the worse answer")
+        if self.answers and not self.other:
+            raise ValueError("answers stand in a text: name its column, other = ...")
+        if self.messages and (self.text or self.answer or self.system):
+            raise ValueError("messages is the whole conversation: leave text, answer and system out")
         if self.min_characters > self.max_characters:
             raise ValueError("min_characters is more than max_characters")
         return self

@@ -71,6 +71,7 @@ def from_words(
     """
     texts: list[str | None] = []
     found: list[list[Span] | None] = []
+    known: dict[Any, re.Match[str] | None] = {}
     for row, (words, marks) in enumerate(zip(cells.values(tokens), cells.values(tags), strict=True)):
         if not words or marks is None:
             texts.append(None)
@@ -84,8 +85,9 @@ def from_words(
         spans: list[Span] = []
         before: re.Match[str] | None = None
         for place, (word, mark) in enumerate(zip(words, marks, strict=True)):
-            tag = BIO.fullmatch(str(mark))
-            if tag is None:
+            if mark not in known:  # a million words have a hundred tags
+                known[mark] = BIO.fullmatch(str(mark))
+            if (tag := known[mark]) is None:
                 hint = "tags are O, B-place, I-place and so on"
                 raise cells.wrong(f"'{str(mark)[:80]}' of word {place + 1} is not a tag", row, tags, hint)
             end = starts[place] + len(str(word))
