@@ -21,7 +21,7 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
         default="full",
         description="full: every weight that is not frozen is trained; head: none but the task's own; bitfit: biases; "
         "lora: low-rank changes, merged when done; adapter: narrow networks between the blocks; prefix, prompt: "
-        "learned tokens",
+        "learned tokens; few-shot: texts of one label learn to be near each other, then a head is computed",
     )
     architecture: Literal["base", "lstm", "bilstm"] = Field(
         default="base",
@@ -69,4 +69,13 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
             if self.method not in options.USED_BY[name]:
                 methods = ", ".join(options.USED_BY[name])
                 raise ValueError(f"'{name}' has no effect with method = '{self.method}': it is for {methods}")
+        return self
+
+    @model_validator(mode="after")
+    def _few_shot_is_for_labels(self) -> Self:
+        if self.method == "few-shot":
+            if self.task != "classify":
+                raise ValueError(f"method = 'few-shot' is for task = 'classify', not for '{self.task}'")
+            for name in sorted(self.model_fields_set & {"held_out", "label_smoothing", "class_weight"}):
+                raise ValueError(f"'{name}' has no effect with method = 'few-shot'")
         return self

@@ -33,11 +33,11 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     """
     from feilun import datasets, tasks
     from feilun.finetune import holding
-    from feilun.models import causal
+    from feilun.models import card, causal
     from feilun.models import network as encoders
     from feilun.models.adapting.adapted import share
     from feilun.tasks.task import Decides
-    from feilun.training import machine
+    from feilun.training import fewshot, machine
     from feilun.training.loop import fit
 
     frame = datasets.read(examples, "train")
@@ -63,7 +63,11 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     with machine.autocast(settings, machine.device(settings)):  # a task may ask the network what it thinks by now
         numbers = task.examples(learned, network, settings)
     watch = holding.watch(task, network, held_out, settings)
-    for progress in fit(network, numbers, task.losses, settings, work.scratch, watch=watch):
+    if settings.method == "few-shot":
+        fitting = fewshot.fit(network, numbers, settings, work.scratch, draws=settings.draws)
+    else:
+        fitting = fit(network, numbers, task.losses, settings, work.scratch, watch=watch)
+    for progress in fitting:
         work.record("training", progress.step, progress.steps, loss=progress.loss)
         if progress.held_out is not None:
             work.record("held out", progress.step, progress.steps, held_out=progress.held_out)
@@ -71,9 +75,10 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     if isinstance(task, Decides):
         network.decided = task.decide(network, held_out, settings)
     networks.save(network, work.folder, name)
-    return work.finish(
-        Model,
+    return card.finish(
+        work,
         [base, examples],
+        settings,
         format="safetensors",
         task=name,
         labels=list(network.labels),

@@ -11,7 +11,6 @@ does not show, and one system of equations.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from feilun.errors import DataError
+from feilun.errors import DataError, SettingError
 from feilun.models import tokens
 from feilun.models.network import Network
+from feilun.tasks import classify
+from feilun.tasks.task import Examples
 from feilun.training import loop, machine
 from feilun.training.packing import Plan
 from feilun.training.settings import FitSettings
@@ -33,19 +34,6 @@ TOGETHER = 4  # texts of one label that are drawn together: each meets at least 
 TEMPERATURE = 0.1  # of the cosines
 CHUNK = 256  # texts that are encoded together for the head
 SHRINK = 0.5  # the covariance's share that is replaced by the same spread in all directions
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """N rows of token ids and the number of each row's label."""
-
-    rows: Sequence[Sequence[int]]
-    targets: NDArray[np.int64]
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row."""
-        return [len(row) for row in self.rows]
 
 
 class Batches(Sequence[list[int]]):
@@ -96,19 +84,22 @@ class Batches(Sequence[list[int]]):
 
 
 def fit(
-    network: Network, examples: Examples, settings: FitSettings, scratch: Path, *, draws: int, balance: float = 0.0
+    network: Network, examples: Examples, settings: FitSettings, scratch: Path, *, draws: int
 ) -> Iterator[loop.Progress]:
     """Train ``network`` in place for the labels that it has, yielding after each step.
 
     Args:
         network: with a head for its labels; whatever the head knew is replaced.
+        examples: of ``feilun.tasks.classify``.
         settings: of the loop; an epoch here draws each text ``draws`` times.
-        balance: 0 answers by how frequent the labels are, 1 as if all were equally frequent.
 
     Raises:
+        SettingError: the examples are another task's.
         DataError: a label of the network has no example.
         StepError: see ``loop.fit``.
     """
+    if not isinstance(examples, classify.Examples):
+        raise SettingError("few-shot learns exactly one label for a text", where="method", hint='use method = "full"')
     labels, head = network.labels, network.head.name
     missing = sorted(set(range(len(labels))) - set(examples.targets.tolist()))
     if missing:
@@ -123,13 +114,13 @@ def fit(
     plan = Plan(batches, len(examples.rows) / batches.per_round, batches.per_round * draws)
     network.relabel((), settings.seed, "vector")
     yield from loop.fit(network, examples, losses, settings, scratch, plan=plan)
-    weight, bias = discriminate(network, examples, settings, balance)
+    weight, bias = discriminate(network, examples, settings)
     network.relabel(labels, settings.seed, head)
     network.head.weight, network.head.bias = nn.Parameter(weight), nn.Parameter(bias)
     network.head.to(network.encoder.device)
 
 
-def losses(network: nn.Module, examples: Examples, chosen: Sequence[int]) -> Tensor:
+def losses(network: nn.Module, examples: classify.Examples, chosen: Sequence[int]) -> Tensor:
     """How far each chosen row is from the others of its label, beside all others of the batch, (N,), float32.
 
     0 for a row that has no other of its label here.
@@ -156,7 +147,7 @@ def encode(network: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 @torch.no_grad()
-def discriminate(network: Network, examples: Examples, settings: FitSettings, balance: float) -> tuple[Tensor, Tensor]:
+def discriminate(network: Network, examples: classify.Examples, settings: FitSettings) -> tuple[Tensor, Tensor]:
     """Weight (C, H) and bias (C,) of a head: each label's mean, seen through the spread within labels."""
     device = machine.device(settings)
     labels = int(examples.targets.max()) + 1
@@ -176,5 +167,5 @@ def discriminate(network: Network, examples: Examples, settings: FitSettings, ba
     spread = (products.diagonal() / len(examples.rows) - overall**2).mean().clamp(min=1e-9)
     within = (1 - SHRINK) * within + SHRINK * spread * torch.eye(len(within), dtype=torch.double)
     weight = torch.linalg.solve(within, means.T).T
-    share = (counts / counts.sum()).log() * (1 - balance)
-    return weight.float(), (share - (weight * means).sum(1) / 2).float()
+    frequent = ((counts + 1) / (counts + 1).sum()).log() - torch.from_numpy(examples.offset)
+    return weight.float(), (frequent - (weight * means).sum(1) / 2).float()

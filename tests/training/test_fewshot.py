@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feilun.errors import DataError
+from feilun.errors import DataError, SettingError
 from feilun.models import network as networks
 from feilun.tasks import classify
+from feilun.tasks.options import TaskOptions
 from feilun.training import fewshot
 from feilun.training.settings import FitSettings
 from tests.models import tiny
@@ -61,11 +63,8 @@ def _network(folder: Path, labels: tuple[str, ...] = ("bad", "fair", "good")) ->
     return network
 
 
-def _examples(network: networks.Network, rows: int = 24) -> fewshot.Examples:
-    from feilun.tasks.options import TaskOptions
-
-    made = classify.examples(tiny.frame(rows), network, TaskOptions())
-    return fewshot.Examples(made.rows, made.targets)
+def _examples(network: networks.Network, rows: int = 24, **options: float) -> classify.Examples:
+    return classify.examples(tiny.frame(rows), network, TaskOptions.model_validate(options))
 
 
 def test_the_loss_is_that_of_the_formula(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_the_head_is_that_of_discriminant_analysis(tmp_path: Path) -> None:
     examples = _examples(network, 60)
     network.relabel((), 0, "vector")
     fit = FitSettings(precision="fp32")
-    weight, bias = fewshot.discriminate(network, examples, fit, 0.0)
+    weight, bias = fewshot.discriminate(network, examples, fit)
     with torch.no_grad():
         vectors = fewshot.encode(network, examples.rows).double()
     means = torch.stack([vectors[torch.from_numpy(examples.targets == c)].mean(0) for c in range(3)])
@@ -129,6 +128,20 @@ def test_a_few_examples_of_each_label_are_enough(tmp_path: Path) -> None:
     assert (right == truth).mean() > 0.7
 
 
+def test_labels_can_be_answered_as_if_all_were_equally_frequent(tmp_path: Path) -> None:
+    network = _network(tmp_path, ("bad", "good"))
+    rows = tiny.frame(40, labels=("bad", "good"))
+    rows = rows.filter((rows["label"] == "bad") | (rows["id"] < "row-0008"))
+    network.relabel((), 0, "vector")
+    biases = []
+    for balance in (0.0, 1.0):
+        network.labels = ("bad", "good")
+        numbers = classify.examples(rows, network, TaskOptions(balance=balance))
+        biases.append(fewshot.discriminate(network, numbers, FitSettings())[1])
+    share = np.log(np.array([21, 5]) / 26)
+    assert torch.allclose(biases[0] - biases[1], torch.from_numpy(share).float(), atol=1e-3)
+
+
 def test_a_label_of_the_base_without_an_example_is_refused(tmp_path: Path) -> None:
     network = _network(tmp_path, ("bad", "dreadful", "fair", "good"))
     with pytest.raises(DataError, match="no example of 'dreadful'"):
@@ -143,6 +156,18 @@ def test_rows_of_any_number_and_labels_of_one_example_can_be_learned(rows: int) 
     with tempfile.TemporaryDirectory() as folder:
         network = _network(Path(folder), ("bad", "fair", "good")[: max(1, min(3, rows))])
         examples = _examples(_network(Path(folder)), 8)
-        few = fewshot.Examples(examples.rows[:rows], examples.targets[:rows])
+        few = dataclasses.replace(examples, rows=examples.rows[:rows], targets=examples.targets[:rows])
+        few = dataclasses.replace(few, offset=examples.offset[: len(network.labels)])
         list(fewshot.fit(network, few, FitSettings(), Path(folder), draws=2))
         assert all(torch.isfinite(p).all() for p in network.parameters())
+
+
+def test_other_tasks_are_refused(tmp_path: Path) -> None:
+    class Others:
+        lengths = (1, 2)
+
+        def __len__(self) -> int:
+            return 2
+
+    with pytest.raises(SettingError, match="exactly one label"):
+        next(fewshot.fit(_network(tmp_path), Others(), FitSettings(), tmp_path, draws=1))
