@@ -29,7 +29,7 @@ def reviews(rows: int, held_out: int = 1000, seed: int = 0) -> tuple[Rows, Rows]
     """Sentences of film reviews, 1 where people heard praise (mean rating above 0), else 0: training, held-out."""
     found = [
         (text, int(float(rating) > 0))
-        for _, rating, text in (line.split("\t", 2) for line in _read("catalog:vader-reviews/films").splitlines())
+        for _, rating, text in (line.split("\t", 2) for line in read("catalog:vader-reviews/films").splitlines())
     ]
     random.Random(seed).shuffle(found)
     return found[held_out : held_out + rows], found[:held_out]
@@ -38,14 +38,23 @@ def reviews(rows: int, held_out: int = 1000, seed: int = 0) -> tuple[Rows, Rows]
 def sst2() -> tuple[Rows, Rows]:
     """SST-2: training and test sentences, 0 negative, 1 positive."""
     parts = [
-        [(line[2:], int(line[0])) for line in _read(f"catalog:sst2/{part}").splitlines()] for part in ("train", "test")
+        [(line[2:], int(line[0])) for line in read(f"catalog:sst2/{part}").splitlines()] for part in ("train", "test")
     ]
+    return parts[0], parts[1]
+
+
+def trec() -> tuple[Rows, Rows]:
+    """TREC: training and test questions, six kinds."""
+    parts = []
+    for part, encoding in (("train", "latin-1"), ("test", "utf-8")):
+        lines = read(f"catalog:trec/{part}", encoding).splitlines()
+        parts.append([(line[2:], int(line[0])) for line in lines])
     return parts[0], parts[1]
 
 
 def banking77() -> tuple[Rows, Rows]:
     """BANKING77: training and test questions, 77 intents numbered in alphabetical order."""
-    train, test = (list(csv.reader(io.StringIO(_read(f"catalog:banking77/{part}"))))[1:] for part in ("train", "test"))
+    train, test = (list(csv.reader(io.StringIO(read(f"catalog:banking77/{part}"))))[1:] for part in ("train", "test"))
     number = {label: i for i, label in enumerate(sorted({label for _, label in train}))}
     return [(t, number[y]) for t, y in train], [(t, number[y]) for t, y in test]
 
@@ -63,7 +72,7 @@ def texts(rows: Sequence[tuple[str, int]]) -> list[str]:
     return [text for text, _ in rows]
 
 
-def _read(reference: str, encoding: str = "utf-8") -> str:
+def read(reference: str, encoding: str = "utf-8") -> str:
     from feilun import catalog
     from feilun.pipeline.kinds import Source
 

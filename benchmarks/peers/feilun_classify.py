@@ -1,6 +1,6 @@
 """Classification as feilun trains it: what ``[finetune.NAME]`` does, timed from texts to weights.
 
-Told as ``trainer``, with ``settings`` (of the section) in place of the rest. Answers the same, and ``gflop`` and
+Told as ``trainer``, with ``settings`` (of the section) in place of the rest. Answers the same, ``trained`` (the share of the weights that learned), and ``gflop`` and
 ``peak_gflops``: the products that the run needed, and how fast this machine multiplies matrices of that shape in bf16.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from feilun.finetune.settings import FinetuneSettings
 from feilun.models import network as networks
+from feilun.models.adapting.adapted import share
 from feilun.tasks import classify
 from feilun.training.loop import fit
 
@@ -31,7 +31,11 @@ def main(told: dict[str, Any]) -> dict[str, Any]:
     """Load, train, ask."""
     settings = FinetuneSettings(**told["settings"])
     begun = time.perf_counter()
-    network = networks.load(Path(told["model"]), settings.context)
+    if settings.architecture == "base":
+        network = networks.load(Path(told["model"]), settings.context)
+    else:
+        network = networks.grow(Path(told["model"]), settings, settings.context)
+    network.adapt(settings.method, settings, settings.seed)
     loaded = time.perf_counter()
     network.relabel(sorted({str(y) for _, y in told["train"]}), settings.seed, classify.HEAD)
     examples = classify.examples(frame(told["train"]), network, settings)
@@ -39,6 +43,8 @@ def main(told: dict[str, Any]) -> dict[str, Any]:
         training = time.perf_counter()
         steps = sum(1 for _ in fit(network, examples, classify.losses, settings, Path(scratch)))
         ended = time.perf_counter()
+    trained = share(network)
+    network.eval()
     answered = classify.answer(networks.Answering(network), frame(told["test"])).said
     right = sum(one["label"] == str(y) for one, (_, y) in zip(answered, told["test"], strict=True))
     return {
@@ -46,6 +52,7 @@ def main(told: dict[str, Any]) -> dict[str, Any]:
         "train_seconds": ended - training,
         "load_seconds": loaded - begun,
         "steps": steps,
+        "trained": trained,
         "accuracy": right / len(told["test"]),
         "gflop": _products(network, sum(examples.lengths) * settings.epochs) / 1e9,
         "peak_gflops": _peak(network.encoder.config.hidden_size) / 1e9,
@@ -66,6 +73,8 @@ def _products(network: networks.Network, tokens: int) -> float:
 
 def _peak(width: int) -> float:
     """The best of 30 products (1024, width) x (width, 4 width) in bf16: operations in a second."""
+    import torch  # after feilun, which says how its threads wait for each other
+
     states, weight = torch.randn(1024, width).bfloat16(), torch.randn(4 * width, width).bfloat16()
     best = float("inf")
     for _ in range(30):
