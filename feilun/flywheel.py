@@ -190,6 +190,46 @@ class Flywheel:
         assert isinstance(outcome.artifact, Report)
         return outcome.artifact
 
+    def export(
+        self, name: str, to: Path, *, served: bool = False, observe: Observer | None = None
+    ) -> tuple[Model, list[str]]:
+        """Write a model with its card in the layout of the Hugging Face hub; returns it and the files' names.
+
+        Args:
+            name: a section (``finetune.reviews``), a served name or ``name@digest``, or a model's first digits.
+            to: a folder that is not there yet.
+            served: of a served name, the files that answer, not those that were trained.
+        """
+        from feilun.models import card, export
+
+        model = self._named_model(name, served=served, observe=observe)
+        told = card.of(self.store, model)
+        return model, export.export(self.store, model, told, to)
+
+    def _named_model(self, name: str, *, served: bool, observe: Observer | None) -> Model:
+        if name in self.project.sections:
+            found = {o.name: o.artifact for o in self.run(self.plan(name), observe)}[name]
+        elif re.fullmatch(r"[0-9a-f]{6,64}", name):
+            found = self.store.get(self.store.find(name))
+        else:
+            found = self._released(name)
+        if isinstance(found, Release):
+            found = next(a for a in map(self.store.get, found.parents) if isinstance(a, Model))
+            while not served and found.facts.get("format") != "safetensors":
+                found = next(a for a in map(self.store.get, found.parents) if isinstance(a, Model))
+        if not isinstance(found, Model):
+            raise ProjectError(f"'{name}' is a {found.kind}, no model", hint="name a section of finetune or compress")
+        return found
+
+    def _released(self, name: str) -> Artifact:
+        """The release that is served under a name, or ``name@digest``."""
+        served, _, prefix = name.partition("@")
+        known = {pointer.name for pointer in releases.pointers(self.database)}
+        if served not in known:
+            hint = did_you_mean(name, [*self.project.sections, *known])
+            raise ProjectError(f"there is no model '{name[:80]}'", hint=hint or "see: feilun status")
+        return self.store.get(self.store.find(prefix) if prefix else releases.pointer(self.database, served).release)
+
     # --- customers -------------------------------------------------------------------------------------------------
 
     def add_tenant(self, name: str, plan: str) -> tenants.Tenant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ FORMATS = {
     ".bio": "conll",
 }
 SOURCE_PATTERNS = tuple(f"*{suffix}" for suffix in FORMATS)
-MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt")
+CARD = "README.md"  # of a model on the hub; it is read, not taken
+MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", CARD)
+CARD_LIMIT = 100_000  # characters of a card that are looked at
 _MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".gguf", ".xml")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -50,8 +53,8 @@ def find(path: str, root: Path) -> Path:
 
 
 def fingerprint(place: Path) -> list[str]:
-    """Names and sha256 of the file, or of what a model folder would give."""
-    files = [place] if place.is_file() else _model_files(place)
+    """Names and sha256 of the file, or of what a model folder would give and of the card that says its licence."""
+    files = [place] if place.is_file() else [*_model_files(place), *place.glob(CARD)]
     return [part for file in files for part in (file.name, sha256_file(file))]
 
 
@@ -119,7 +122,7 @@ def _take_model(place: Path, files: Path) -> dict[str, Any]:
         )
     for file in found:
         shutil.copyfile(file, files / file.name)
-    return {"format": form, **_declared(files)}
+    return {"format": form, **_declared(files, place.parent / CARD if place.is_file() else place / CARD)}
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -129,10 +132,39 @@ def _model_files(folder: Path) -> list[Path]:
     return [file for file in listed if file.suffix in _MODEL_SUFFIXES or file in graphs]
 
 
-def _declared(files: Path) -> dict[str, Any]:
-    """The licence, where a model's config.json or the hub's card names one."""
+def _declared(files: Path, card: Path) -> dict[str, Any]:
+    """What a model says of itself: its licence, in config.json or in the hub's card; of ours also task and labels."""
     try:
         config = json.loads((files / "config.json").read_bytes())
     except (OSError, ValueError):
+        config = {}
+    if not isinstance(config, dict):
         return {}
-    return {"licence": config["license"]} if isinstance(config, dict) and isinstance(config.get("license"), str) else {}
+    licence = config["license"] if isinstance(config.get("license"), str) else _licence(card)
+    return ({"licence": licence} if licence else {}) | _tuned(config)
+
+
+def _licence(card: Path) -> str | None:
+    """The line ``license:`` of the YAML that the card begins with."""
+    try:
+        text = card.read_text("utf-8", errors="replace")[:CARD_LIMIT]
+    except OSError:
+        return None
+    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+    found = (
+        re.search(r"^license:[ \t]*['\"]?([A-Za-z0-9][A-Za-z0-9. +-]{0,60})['\"]?[ \t]*$", front[1], re.M)
+        if front
+        else None
+    )
+    return found[1].strip() if found else None
+
+
+def _tuned(config: dict[str, Any]) -> dict[str, Any]:
+    """Task and labels of a model that ``feilun export`` wrote, so that it answers as it comes."""
+    ours, names = config.get("feilun"), config.get("id2label")
+    task = ours.get("task") if isinstance(ours, dict) else None
+    if not isinstance(task, str):
+        return {}
+    count = len(names) if isinstance(names, dict) else 0
+    labels = [names.get(str(i)) for i in range(count)] if isinstance(names, dict) else []
+    return {"task": task, "labels": labels} if all(isinstance(n, str) for n in labels) else {"task": task}

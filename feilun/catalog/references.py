@@ -18,7 +18,7 @@ from feilun.errors import ProjectError, did_you_mean
 from feilun.store.artifacts import Artifact, canonical
 
 SCHEMES = ("catalog", "hf", "http", "https", "sql")
-VERSION = 1  # raised when the same reference would be imported as something else
+VERSION = 2  # raised when the same reference would be imported as something else
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from feilun.cli import (
     bill,
     demo,
     doctor,
+    export,
     feedback,
     init,
     key,
@@ -43,6 +44,7 @@ app.add_typer(feedback.app, name="feedback")
 app.command("relearn")(relearn.relearn)
 app.add_typer(releases.app, name="releases")
 app.add_typer(bill.app, name="bill")
+app.command("export")(export.export)
 app.command("trace")(trace.trace)
 app.command("status")(status.status)
 app.command("backup")(backup.backup)

@@ -42,8 +42,8 @@ def compress(model: Model, examples: Dataset, settings: CompressSettings, work: 
     """
     from feilun import datasets, tasks
     from feilun.compress import parity, quantise
+    from feilun.models import card, openvino
     from feilun.models import network as networks
-    from feilun.models import openvino
     from feilun.store.artifacts import canonical
 
     if model.facts.get("format") != "safetensors" or (task := tasks.of(model)).HEAD == "words":
@@ -87,9 +87,10 @@ def compress(model: Model, examples: Dataset, settings: CompressSettings, work: 
             hint='quantise = "int8" or "none", or a higher max_disagreement',
             code="parity",
         )
-    return work.finish(
-        Model,
+    return card.finish(
+        work,
         [model, examples],
+        settings,
         format="openvino",
         task=model.facts["task"],
         labels=list(trained.labels),

@@ -21,6 +21,7 @@ VERBS = [
     "feedback",
     "relearn",
     "releases",
+    "export",
     "bill",
     "trace",
     "status",
