@@ -10,7 +10,7 @@ from feilun.pipeline.kinds import Dataset, Model
 from feilun.pipeline.steps import Workspace, step
 
 
-@step("finetune", version=1)
+@step("finetune", version=2)
 def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace) -> Model:
     """Train the weights that ``settings`` do not freeze; the base is read, never written.
 
