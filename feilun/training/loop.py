@@ -78,9 +78,9 @@ def fit(
     torch.manual_seed(settings.seed)
     plan = plan or packing.plan(examples.lengths, settings)
     device = machine.device(settings)
+    optimizer.freeze(network, settings)
     crew = Crew(network, settings, device)
     fence = Fence(scratch) if crew.rank == 0 else None
-    optimizer.freeze(crew.network, settings)
     compute = crew.wrap(examples, losses)
     parameters = optimizer.trained(crew.network)
     steps = math.ceil(len(plan.batches) / settings.accumulation)

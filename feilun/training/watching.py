@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ def mean_loss(network: Any, examples: Any, losses: Callable[..., Tensor], settin
     """The mean loss of all rows, in the batches and the precision of the training; no gradients."""
     where = machine.device(settings)
     total = 0.0
-    batches: Sequence[Sequence[int]] = packing.batches(examples.lengths, settings.batch_tokens, settings.seed, 0)
+    batches = packing.batches(examples.lengths, settings.batch_tokens, settings.seed, 0, rows=settings.batch_rows)
     with torch.no_grad(), machine.autocast(settings, where):
         for batch in batches:
             total += losses(network, examples, batch).sum().item()
