@@ -11,6 +11,7 @@ from feilun.errors import DataError
 from feilun.finetune.settings import FinetuneSettings
 
 if TYPE_CHECKING:
+    from feilun.tasks.metrics import Metric
     from feilun.tasks.task import Task
     from feilun.training.watching import Watch
 
@@ -37,9 +38,6 @@ def split(frame: pl.DataFrame, settings: FinetuneSettings) -> tuple[pl.DataFrame
 
 def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSettings) -> Watch | None:
     """What the loop looks at: the mean loss, or the task's first figure; None where nothing is held out."""
-    from feilun.models import causal
-    from feilun.models.decoding import Writing
-    from feilun.models.network import Answering
     from feilun.training.watching import Watch, mean_loss
 
     if not len(held_out):
@@ -48,8 +46,15 @@ def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSe
     if settings.watch == "loss":
         return Watch(lambda: mean_loss(network, numbers, task.losses, settings))
 
-    def first() -> Any:
-        engine = Writing(network) if task.HEAD == causal.HEAD else Answering(network)
-        return task.measure(held_out, task.answer(engine, held_out), network.labels)[0]
+    first = figure(task, network, held_out)
+    return Watch(lambda: figure(task, network, held_out).figure, first.higher_is_better)
 
-    return Watch(lambda: float((m := first()).value(m.rows.sum(0))), first().higher_is_better)
+
+def figure(task: Task, network: Any, held_out: pl.DataFrame) -> Metric:
+    """The task's first figure, of the network as it is now."""
+    from feilun.models import causal
+    from feilun.models.decoding import Writing
+    from feilun.models.network import Answering
+
+    engine = Writing(network) if task.HEAD == causal.HEAD else Answering(network)
+    return task.measure(held_out, task.answer(engine, held_out), network.labels)[0]

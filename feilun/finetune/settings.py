@@ -8,12 +8,13 @@ from pydantic import Field, field_validator, model_validator
 
 from feilun import tasks
 from feilun.errors import did_you_mean
+from feilun.finetune import augment_options
 from feilun.models.adapting import options
 from feilun.tasks.options import USED_BY, TaskOptions
 from feilun.training.settings import FitSettings
 
 
-class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
+class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions, augment_options.AugmentOptions):
     """What is trained, on what, and how long."""
 
     task: str = Field(default="classify", description="How examples are read and what the answer is")
@@ -78,4 +79,21 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions):
                 raise ValueError(f"method = 'few-shot' is for task = 'classify', not for '{self.task}'")
             for name in sorted(self.model_fields_set & {"held_out", "label_smoothing", "class_weight"}):
                 raise ValueError(f"'{name}' has no effect with method = 'few-shot'")
+        return self
+
+    @model_validator(mode="after")
+    def _augments_what_can_be(self) -> Self:
+        if not self.augment:
+            for name in sorted(
+                self.model_fields_set & augment_options.AugmentOptions.model_fields.keys() - {"augment"}
+            ):
+                raise ValueError(f"'{name}' has no effect without 'augment'")
+            return self
+        if self.task not in augment_options.TASKS:
+            raise ValueError(f"augment is for {', '.join(augment_options.TASKS)}, not for task = '{self.task}'")
+        if "paraphrase" in self.augment and self.task == "tag":
+            raise ValueError("a paraphrase does not say where the names are: task = 'tag' takes the other ways")
+        if self.augment_compare and not self.held_out:
+            hint = "set held_out, for example to 0.1, or augment_compare = false"
+            raise ValueError(f"what altered texts change is measured on rows that are not learned from: {hint}")
         return self

@@ -11,7 +11,9 @@ from feilun.pipeline.steps import Workspace, step
 
 
 @step("finetune", version=2)
-def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace) -> Model:
+def finetune(
+    base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace, paraphraser: Model | None = None
+) -> Model:
     """Train the weights that ``settings`` do not freeze; the base is read, never written.
 
     A base that was tuned before is a warm start: it keeps its head, and labels that are new to it are added.
@@ -19,11 +21,12 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
     Args:
         base: an encoder or a causal language model in the Hugging Face layout, the latter in GGUF as well, or a tuned
             model in ours.
-        examples: rows with text and label; those of the split "train" are learned from.
+        examples: rows with what the task learns; those of the split "train" are learned from.
+        paraphraser: a causal language model, for ``augment = ["paraphrase"]``.
 
     Returns:
         Every weight, the head, and the tokenizer cut at ``settings.context``; what a method put in is in ``adapter/``.
-        The fact ``trained`` is the share of the weights that was trained.
+        The fact ``trained`` is the share of the weights that was trained; ``augmentation`` what altered texts changed.
 
     Raises:
         DataError: fewer than two labels.
@@ -31,53 +34,51 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         StepError: a loss or gradient that is not finite; an interrupted training resumes from ``work.scratch``.
         ArtifactError: the base's files are damaged or are not safetensors.
     """
+    import polars as pl
+
     from feilun import datasets, tasks
-    from feilun.finetune import holding
+    from feilun.finetune import effect, holding, learning
     from feilun.models import card, causal
     from feilun.models import network as encoders
     from feilun.models.adapting.adapted import share
-    from feilun.tasks.task import Decides
-    from feilun.training import fewshot, machine
-    from feilun.training.loop import fit
 
     frame = datasets.read(examples, "train")
     name = tasks.meant(settings.task, frame.columns)
     task = tasks.get(name)
     datasets.require(frame, task.COLUMNS, f"dataset {examples.short}")
     labels = task.labels(frame)
-    networks: Any = causal if task.HEAD == causal.HEAD else encoders
-    if settings.architecture == "base":
-        network = networks.load(base.path, settings.context)
-    else:
-        network = networks.grow(base.path, settings, settings.context)
-    network.adapt(settings.method, settings, settings.seed)
-    if settings.context > network.positions:
+    if "paraphrase" in settings.augment and paraphraser is None:
         raise SettingError(
-            f"a context of {settings.context} tokens is more than the base's {network.positions}",
-            where="finetune: context",
-            hint=f"use context = {network.positions} or less",
+            "augment = paraphrase needs a model that writes",
+            where="finetune: paraphraser",
+            hint='paraphraser = "catalog:SmolLM2-135M-Instruct"',
         )
-    known = network.labels if network.head.name == task.HEAD else ()  # labels of another kind of head mean nothing here
-    network.relabel(sorted({*known, *labels}), settings.seed, task.HEAD)
+    network = learning.begin(base, task, labels, settings)
     learned, held_out = holding.split(frame, settings)
-    with machine.autocast(settings, machine.device(settings)):  # a task may ask the network what it thinks by now
-        numbers = task.examples(learned, network, settings)
-    watch = holding.watch(task, network, held_out, settings)
-    if settings.method == "few-shot":
-        fitting = fewshot.fit(network, numbers, settings, work.scratch, draws=settings.draws)
-    else:
-        fitting = fit(network, numbers, task.losses, settings, work.scratch, watch=watch)
+    copies = effect.altered(base, learned, settings, paraphraser, settings.context)
+    numbers = learning.examples(network, task, pl.concat([learned, copies]), settings)
+    fitting = learning.learn(network, task, numbers, settings, work.scratch, held_out=held_out)
     for progress in fitting:
         work.record("training", progress.step, progress.steps, loss=progress.loss)
         if progress.held_out is not None:
-            work.record("held out", progress.step, progress.steps, held_out=progress.held_out)
+            best = {} if progress.best is None else {"best_held_out": progress.best}
+            work.record("held out", progress.step, progress.steps, held_out=progress.held_out, **best)
     trained = share(network)
-    if isinstance(task, Decides):
-        network.decided = task.decide(network, held_out, settings)
+    augmented: dict[str, Any] = {"altered": copies.height} if settings.augment else {}
+    if settings.augment and settings.augment_compare:
+        plain = learning.begin(base, task, labels, settings)
+        times = 1 + round(copies.height / learned.height)
+        second = effect.without(
+            plain, task, (learned, held_out), settings, scratch=work.scratch / "without", times=times
+        )
+        for progress in second:
+            work.record("training without altered texts", progress.step, progress.steps, loss=progress.loss)
+        augmented["augmentation"] = effect.compare(network, plain, task, held_out, seed=settings.seed)
+    networks: Any = causal if task.HEAD == causal.HEAD else encoders
     networks.save(network, work.folder, name)
     return card.finish(
         work,
-        [base, examples],
+        [base, examples, *([paraphraser] if paraphraser else [])],
         settings,
         format="safetensors",
         task=name,
@@ -86,4 +87,5 @@ def finetune(base: Model, examples: Dataset, settings: FinetuneSettings, work: W
         method=settings.method,
         trained=trained,
         rows=len(numbers),
+        **augmented,
     )

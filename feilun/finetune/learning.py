@@ -1,0 +1,74 @@
+"""A network for a base and a task, and what it learns; one training of ``finetune``, which may need two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from feilun.errors import SettingError
+from feilun.finetune import holding
+from feilun.finetune.settings import FinetuneSettings
+from feilun.pipeline.kinds import Model
+
+if TYPE_CHECKING:
+    from feilun.tasks.task import Task
+    from feilun.training.loop import Progress
+
+
+def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSettings) -> Any:
+    """The base's network with the task's head, as ``settings.method`` trains it.
+
+    Raises:
+        SettingError: a context longer than the base can read.
+        ArtifactError: the base's files are damaged or are not safetensors.
+    """
+    from feilun.models import causal
+    from feilun.models import network as encoders
+
+    networks: Any = causal if task.HEAD == causal.HEAD else encoders
+    if settings.architecture == "base":
+        network = networks.load(base.path, settings.context)
+    else:
+        network = networks.grow(base.path, settings, settings.context)
+    network.adapt(settings.method, settings, settings.seed)
+    if settings.context > network.positions:
+        raise SettingError(
+            f"a context of {settings.context} tokens is more than the base's {network.positions}",
+            where="finetune: context",
+            hint=f"use context = {network.positions} or less",
+        )
+    known = network.labels if network.head.name == task.HEAD else ()  # labels of another kind of head mean nothing here
+    network.relabel(sorted({*known, *labels}), settings.seed, task.HEAD)
+    return network
+
+
+def learn(
+    network: Any, task: Task, numbers: Any, settings: FinetuneSettings, scratch: Path, *, held_out: pl.DataFrame
+) -> Iterator[Progress]:
+    """Train the network in place on examples, watch the rows held out meanwhile, then decide what the task decides.
+
+    Raises:
+        StepError: a loss or gradient that is not finite; an interrupted training resumes from ``scratch``.
+    """
+    from feilun.tasks.task import Decides
+    from feilun.training import fewshot
+    from feilun.training.loop import fit
+
+    if settings.method == "few-shot":
+        yield from fewshot.fit(network, numbers, settings, scratch, draws=settings.draws)
+    else:
+        watch = holding.watch(task, network, held_out, settings)
+        yield from fit(network, numbers, task.losses, settings, scratch, watch=watch)
+    if isinstance(task, Decides):
+        network.decided = task.decide(network, held_out, settings)
+
+
+def examples(network: Any, task: Task, frame: pl.DataFrame, settings: FinetuneSettings) -> Any:
+    """Rows as the task's numbers; a task may ask the network what it thinks by now."""
+    from feilun.training import machine
+
+    with machine.autocast(settings, machine.device(settings)):
+        return task.examples(frame, network, settings)
