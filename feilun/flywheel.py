@@ -32,7 +32,7 @@ from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, DataError, ProjectError, SettingError, did_you_mean
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
-from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
+from feilun.pipeline.execute import Inputs, Observer, Outcome, follows, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.settings import RelearnSettings
@@ -150,7 +150,7 @@ class Flywheel:
     def run(self, plan: planning.Plan | None = None, observe: Observer | None = None) -> Iterator[Outcome]:
         """Run a plan (the whole project by default), yielding outcomes. A first release of a name is promoted."""
         for outcome in planning.execute(plan or self.plan(), self.store, self.outside, observe):
-            if isinstance(outcome.artifact, Release):
+            if isinstance(outcome.artifact, Release) and not follows():
                 self._register(outcome.artifact)
             yield outcome
 

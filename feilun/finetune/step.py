@@ -10,7 +10,7 @@ from feilun.pipeline.kinds import Dataset, Model
 from feilun.pipeline.steps import Workspace, step
 
 
-@step("finetune", version=2)
+@step("finetune", version=2, together=True)
 def finetune(
     base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace, paraphraser: Model | None = None
 ) -> Model:

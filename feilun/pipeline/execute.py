@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import time
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from feilun.errors import ArtifactError, ConflictError, FeilunError
+from feilun.errors import ArtifactError, ConflictError, FeilunError, StepError
 from feilun.pipeline.steps import Progress, Settings, Step, Workspace
 from feilun.store import runs
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
@@ -97,6 +98,8 @@ def run_step(
         return replace(found, name=name)
     scratch = store.folder / "scratch" / print_
     scratch.mkdir(parents=True, exist_ok=True)
+    if follows():
+        return replace(_follow(store, step, settings, inputs, scratch), name=name)
     with _alone(scratch, name), _fresh_folder(store) as folder:
         for artifact in _each(inputs):
             store.verify(artifact)
@@ -134,6 +137,30 @@ def run_step(
     shutil.rmtree(scratch, ignore_errors=True)
     made = runs.made(store.database, print_)
     return Outcome(name, output, False, wall / 1e9, made.core_ns if made else core, work.metrics)
+
+
+def follows() -> bool:
+    """Whether torchrun started this process beside another one, which is the one that records what is done."""
+    return int(os.environ.get("RANK", "0")) > 0
+
+
+def _follow(store: ArtifactStore, step: Step, settings: Settings, inputs: Inputs, scratch: Path) -> Outcome:
+    """Take part where the step is done together, then wait for what the first process records.
+
+    If that one fails, it records nothing; torchrun then ends this process.
+
+    Raises:
+        StepError: torchrun is gone.
+    """
+    launcher = os.getppid()
+    if step.together:
+        with _fresh_folder(store) as folder:
+            step.run(**inputs, settings=settings, work=Workspace(store, folder, scratch))
+    while (found := known(store, scratch.name)) is None:
+        if os.getppid() != launcher:  # nobody is left who would end this process
+            raise StepError("the process that started this one has ended", where=step.name, hint="run it again")
+        time.sleep(0.1)
+    return found
 
 
 def _sound(store: ArtifactStore, artifact: Artifact) -> bool:

@@ -50,6 +50,7 @@ class Step:
     inputs: tuple[Input, ...]
     output: type[Artifact]
     declared: bool  # whether it may stand in the project file; the others are run by a turn of the wheel
+    together: bool = False  # whether all processes that torchrun started do it with each other
 
 
 @dataclass
@@ -96,11 +97,14 @@ class Workspace:
         return self.store.add(kind, self.folder, parents=[p.digest for p in parents], facts=facts)
 
 
-def step(name: str, *, version: int, declared: bool = True) -> Callable[[Callable[..., A]], Callable[..., A]]:
+def step(
+    name: str, *, version: int, declared: bool = True, together: bool = False
+) -> Callable[[Callable[..., A]], Callable[..., A]]:
     """Register a function as the step ``name``; it stays callable as it is.
 
     Args:
         declared: False for a step that a turn of the wheel runs and no project file names.
+        together: True for a step that trains: under torchrun every process runs it, the first one records it.
     """
 
     def register(function: Callable[..., A]) -> Callable[..., A]:
@@ -110,7 +114,7 @@ def step(name: str, *, version: int, declared: bool = True) -> Callable[[Callabl
             for parameter in inspect.signature(function).parameters
             if parameter not in ("settings", "work")
         )
-        STEPS[name] = Step(name, version, function, hints["settings"], inputs, hints["return"], declared)
+        STEPS[name] = Step(name, version, function, hints["settings"], inputs, hints["return"], declared, together)
         return function
 
     return register

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -39,6 +40,7 @@ class Examples:
     queries: list[list[int]]
     documents: list[list[int]]
     temperature: float
+    together: ClassVar[bool] = True  # a text's loss depends on the others of its batch
 
     def __len__(self) -> int:
         return len(self.chosen)

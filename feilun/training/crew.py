@@ -44,13 +44,19 @@ class Crew:
     ``network`` is what is trained: the one that was given, or a sharded copy of it.
     """
 
-    def __init__(self, network: Any, settings: FitSettings, device: torch.device) -> None:
+    def __init__(self, network: Any, settings: FitSettings, device: torch.device, *, whole: bool = False) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.settings, self.device = settings, device
         self.shards = self.size > 1 and settings.shard
         if self.size > 1 and settings.unfreeze:
             raise SettingError("layers thaw in one process only", where="unfreeze", hint="use unfreeze = 0")
+        if whole and settings.accumulation % self.size:
+            raise SettingError(
+                f"{self.size} processes cannot share a batch of this task: its rows are compared with each other",
+                where="accumulation",
+                hint=f"use a multiple of {self.size}: each process then has batches of its own",
+            )
         if self.size > 1 and not distributed.is_initialized():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         self.given = network

@@ -32,6 +32,7 @@ from feilun.training.settings import FitSettings
 
 TOGETHER = 4  # texts of one label that are drawn together: each meets at least three of its own, if there are so many
 TEMPERATURE = 0.1  # of the cosines
+PIECE = 200  # tokens that take as long as one rectangle more: gradients of all weights are added up once more
 CHUNK = 256  # texts that are encoded together for the head
 SHRINK = 0.5  # the covariance's share that is replaced by the same spread in all directions
 
@@ -111,7 +112,7 @@ def fit(
     mean = sum(examples.lengths) / len(examples.rows)
     size = settings.batch_rows or math.ceil(settings.batch_tokens / mean)
     batches = Batches(examples.targets, size, settings.epochs * draws, settings.seed)
-    plan = Plan(batches, len(examples.rows) / batches.per_round, batches.per_round * draws)
+    plan = Plan(batches, len(examples.rows) / batches.per_round, batches.per_round * draws, whole=True)
     network.relabel((), settings.seed, "vector")
     yield from loop.fit(network, examples, losses, settings, scratch, plan=plan)
     weight, bias = discriminate(network, examples, settings)
@@ -135,15 +136,31 @@ def losses(network: nn.Module, examples: classify.Examples, chosen: Sequence[int
 
 
 def encode(network: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The mean state of each row, (N, H), float32; rows of like length go through the network together."""
+    """The mean state of each row, (N, H), float32; short and long rows go through the network apart."""
     device = next(network.parameters()).device
     order: list[int] = []
     found = []
-    for chosen, width in tokens.rectangles([len(row) for row in rows], max(map(len, rows))):
-        ids, mask = tokens.pad([rows[i] for i in chosen], width)
+    for chosen in rectangles([len(row) for row in rows]):
+        ids, mask = tokens.pad([rows[i] for i in chosen], len(rows[chosen[-1]]))
         found.append(network(torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)))
         order += chosen
     return torch.cat(found)[np.argsort(order)]
+
+
+def rectangles(lengths: Sequence[int]) -> list[list[int]]:
+    """Row numbers, sorted by length, of one rectangle or of two, as it is cheaper.
+
+    >>> rectangles([9, 90, 10, 80])
+    [[0, 2, 3, 1]]
+    >>> rectangles([9, 90, 10, 80] * 2)
+    [[0, 4, 2, 6], [3, 7, 1, 5]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    wide = np.asarray(lengths)[order]
+    first = np.arange(1, len(order) + 1)  # how many rows the first one has
+    area = first * wide + (len(order) - first) * wide[-1] + np.where(first < len(order), PIECE, 0)
+    cut = int(area.argmin()) + 1
+    return [part.tolist() for part in (order[:cut], order[cut:]) if len(part)]
 
 
 @torch.no_grad()

@@ -76,10 +76,10 @@ def fit(
         ConflictError: another trainer is at work in ``scratch``, or has taken over (49).
     """
     torch.manual_seed(settings.seed)
-    plan = plan or packing.plan(examples.lengths, settings)
+    plan = plan or packing.plan(examples.lengths, settings, whole=getattr(examples, "together", False))
     device = machine.device(settings)
     optimizer.freeze(network, settings)
-    crew = Crew(network, settings, device)
+    crew = Crew(network, settings, device, whole=plan.whole)
     fence = Fence(scratch) if crew.rank == 0 else None
     compute = crew.wrap(examples, losses)
     parameters = optimizer.trained(crew.network)

@@ -18,21 +18,23 @@ class Plan:
 
     ``batches``: any sequence, also one that makes a batch when it is asked for it; asked for the same number it must
     give the same rows, for a resumed training asks again. ``rows``: how many are in a batch on average; ``epoch``: how
-    many batches an epoch has on average.
+    many batches an epoch has on average; ``whole``: a row's loss depends on the others of its batch, so that no batch
+    may be split between processes.
     """
 
     batches: Sequence[Sequence[int]]
     rows: float
     epoch: float
+    whole: bool = False
 
 
-def plan(lengths: Sequence[int], settings: FitSettings) -> Plan:
+def plan(lengths: Sequence[int], settings: FitSettings, *, whole: bool = False) -> Plan:
     """The batches of all epochs, as the settings say."""
     rows, budget = settings.batch_rows, settings.batch_tokens
     packed = [
         batch for epoch in range(settings.epochs) for batch in batches(lengths, budget, settings.seed, epoch, rows=rows)
     ]
-    return Plan(packed, len(lengths) * settings.epochs / max(1, len(packed)), len(packed) / settings.epochs)
+    return Plan(packed, len(lengths) * settings.epochs / max(1, len(packed)), len(packed) / settings.epochs, whole)
 
 
 def batches(lengths: Sequence[int], budget: int, seed: int, epoch: int, *, rows: int = 0) -> list[list[int]]:
