@@ -1,7 +1,8 @@
 """Classification as feilun trains it: what ``[finetune.NAME]`` does, timed from texts to weights.
 
-Told as ``trainer``, with ``settings`` (of the section) in place of the rest. Answers the same, ``trained`` (the share of the weights that learned), and ``gflop`` and
-``peak_gflops``: the products that the run needed, and how fast this machine multiplies matrices of that shape in bf16.
+Told as ``trainer``, with ``settings`` (of the section) in place of the rest. Answers the same, ``trained`` (the share
+of the weights), and ``gflop`` and ``peak_gflops``: the products that the run needed, and how fast this machine
+multiplies matrices of that shape in bf16.
 """
 
 from __future__ import annotations

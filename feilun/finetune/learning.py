@@ -22,7 +22,7 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
     """The base's network with the task's head, as ``settings.method`` trains it.
 
     Raises:
-        SettingError: a context longer than the base can read.
+        SettingError: a context longer than the base can read, or a method or an architecture that does not fit.
         ArtifactError: the base's files are damaged or are not safetensors.
     """
     from feilun.models import causal
@@ -31,8 +31,12 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
     networks: Any = causal if task.HEAD == causal.HEAD else encoders
     if settings.architecture == "base":
         network = networks.load(base.path, settings.context)
+    elif networks is encoders:
+        network = encoders.grow(base.path, settings, settings.context)
     else:
-        network = networks.grow(base.path, settings, settings.context)
+        raise SettingError(
+            f"an {settings.architecture} reads texts and writes none", where="finetune: architecture", hint='"base"'
+        )
     network.adapt(settings.method, settings, settings.seed)
     if settings.context > network.positions:
         raise SettingError(
@@ -42,6 +46,12 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
         )
     known = network.labels if network.head.name == task.HEAD else ()  # labels of another kind of head mean nothing here
     network.relabel(sorted({*known, *labels}), settings.seed, task.HEAD)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SettingError(
+            f"method = '{settings.method}' trains nothing: the head of this task has no weights of its own",
+            where="finetune: method",
+            hint='try "lora"',
+        )
     return network
 
 

@@ -66,7 +66,8 @@ class LowRank:
             # s (B A - B0 A0) = s [B, -B0] [A; A0]: twice the rank, the same s
             for name, first in self._start.items():
                 down = ".lora_A." in name
-                tensors[name] = torch.cat([tensors[name], first if down else -first], dim=0 if down else 1)
+                given_back = (first if down else -first).to(tensors[name].device)
+                tensors[name] = torch.cat([tensors[name], given_back], dim=0 if down else 1)
             configuration["r"] *= 2
             configuration["lora_alpha"] *= 2**0.5 if configuration["use_rslora"] else 2
             configuration["init_lora_weights"] = True
