@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feilun.tasks import decisions
 from feilun.tasks.metrics import Metric
 from feilun.tasks.task import Answered
 
@@ -46,59 +46,23 @@ def compare(
 def disagreement(before: Answered, after: Answered) -> float:
     """The share of what was decided that is no longer so, 0 to 1.
 
-    What is decided is whatever is said beside numbers with a fraction: a label, the entries of a list (labels, spans),
-    the first of a ranking. The share is 1 - 2 * same / (all before + all after): for one label a row, the share of rows
-    whose label changed. Where only numbers are said, it is their squared change as a share of their variance before.
+    It is 1 - 2 * same / (all before + all after): for one label a row, the share of rows whose label changed. Where
+    nothing but numbers is said, it is their squared change as a share of their variance before.
     """
-    first, second = ([set(_decided(said)) for said in answers.said] for answers in (before, after))
+    first, second = ([decisions.of(said) for said in answers.said] for answers in (before, after))
     every = sum(map(len, first)) + sum(map(len, second))
     if every:
         return (every - 2 * sum(len(a & b) for a, b in zip(first, second, strict=True))) / every
-    old, new = (np.array([[*_scores(said).values()] for said in answers.said]) for answers in (before, after))
+    old, new = (np.array([[*decisions.scores(said).values()] for said in answers.said]) for answers in (before, after))
     spread, change = ((old - old.mean(0)) ** 2).sum(), ((new - old) ** 2).sum()
     return min(1.0, float(change / spread)) if spread else float(change > 0)
-
-
-def _decided(said: Mapping[str, Any]) -> Iterator[str]:
-    """One for all that is plain, one for each entry of a list."""
-    plain = {}
-    for name, value in said.items():
-        if isinstance(value, list):
-            entries = value[:1] if name == "ranking" else value
-            yield from (f"{name}: {kept}" for entry in entries if (kept := _words(entry)))
-        elif kept := _words(value):
-            plain[name] = kept
-    if plain:
-        yield json.dumps(plain, sort_keys=True)
-
-
-def _words(value: Any) -> str:
-    """What is no number with a fraction; "" where nothing else is there."""
-    if isinstance(value, Mapping):
-        kept = {name: words for name, part in value.items() if (words := _words(part))}
-        return json.dumps(kept, sort_keys=True) if kept else ""
-    return "" if isinstance(value, float) else json.dumps(value)
-
-
-def _scores(value: Any, place: str = "") -> dict[str, float]:
-    """The numbers with a fraction, each by where it stands; what stands in a list stands beside its own words."""
-    if isinstance(value, float):
-        return {place: value}
-    found: dict[str, float] = {}
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            found |= _scores(part, f"{place}.{name}")
-    elif isinstance(value, list):
-        for number, part in enumerate(value):
-            found |= _scores(part, f"{place}[{_words(part) or number}]")
-    return found
 
 
 def _moved(before: Answered, after: Answered) -> Floats:
     """The largest change of any of a row's scores, (N,); a score that is no longer said counts as 0."""
     moved = []
     for one, other in zip(before.said, after.said, strict=True):
-        old, new = _scores(one), _scores(other)
+        old, new = decisions.scores(one), decisions.scores(other)
         moved.append(max((abs(old.get(k, 0.0) - new.get(k, 0.0)) for k in old.keys() | new.keys()), default=0.0))
     return np.array(moved)
 

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feilun.pipeline.kinds import Model
+from feilun.tasks import decisions
 
 if TYPE_CHECKING:
     import polars as pl
 
     from feilun.tasks.metrics import Metric
     from feilun.tasks.task import Answered, Task
-
-KEYS = ("label", "labels", "spans", "answer", "text")  # what may be the answer in what a caller is told
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,6 @@ def _asked(asked: Asked) -> Asked:
 
 
 def same(one: Answered, other: Answered) -> NDArray[np.bool_] | None:
-    """Whether each answer is the same, (N,), scores aside; None where an answer is nothing but a number."""
-    keys = [key for key in KEYS if one.said and key in one.said[0]]
-    if not keys:
-        return None
-    return np.array([[a[k] for k in keys] == [b[k] for k in keys] for a, b in zip(one.said, other.said, strict=True)])
+    """Whether each answer is the same, (N,), scores aside; None where the answers are nothing but numbers."""
+    pairs = [(decisions.of(a), decisions.of(b)) for a, b in zip(one.said, other.said, strict=True)]
+    return np.array([a == b for a, b in pairs]) if any(a or b for a, b in pairs) else None
