@@ -103,7 +103,8 @@ def _characters(right: str, said: str) -> list[int]:
     for size in range(1, CHARACTERS + 1):
         ours = Counter(other[i : i + size] for i in range(len(other) - size + 1))
         theirs = Counter(one[i : i + size] for i in range(len(one) - size + 1))
-        counts += [ours.total(), theirs.total(), (ours & theirs).total()]
+        # as sacrebleu has it: where the right answer is too short for an n-gram, none that was said counts
+        counts += [ours.total() if theirs else 0, theirs.total(), (ours & theirs).total()]
     return counts
 
 
