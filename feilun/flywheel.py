@@ -206,6 +206,28 @@ class Flywheel:
         told = card.of(self.store, model)
         return model, export.export(self.store, model, told, to)
 
+    def ask(
+        self, name: str, rows: Sequence[Mapping[str, Any]], *, served: bool = False, observe: Observer | None = None
+    ) -> list[dict[str, Any]]:
+        """What a model says of each row, whatever its task; nothing is metered.
+
+        Args:
+            name: as ``export`` has it.
+            rows: what the task reads: ``text``, and ``other`` or ``candidates`` where it reads those. Of a model that
+                writes, ``messages``, or ``text`` for what a user says.
+
+        Raises:
+            DataError: a row lacks what the task reads, or has it in another form; the message names the row.
+        """
+        from feilun import datasets, tasks
+
+        model = self._named_model(name, served=served, observe=observe)
+        reads = tasks.of(model).READS
+        if reads == ("messages",):
+            rows = [{"messages": [{"role": "user", "content": r["text"]}]} if r.keys() == {"text"} else r for r in rows]
+        frame = datasets.asked(rows, reads)
+        return tasks.ask(model, frame).said
+
     def _named_model(self, name: str, *, served: bool, observe: Observer | None) -> Model:
         if name in self.project.sections:
             found = {o.name: o.artifact for o in self.run(self.plan(name), observe)}[name]

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from feilun.cli import (
+    ask,
     backup,
     bill,
     demo,
@@ -44,6 +45,7 @@ app.add_typer(feedback.app, name="feedback")
 app.command("relearn")(relearn.relearn)
 app.add_typer(releases.app, name="releases")
 app.add_typer(bill.app, name="bill")
+app.command("ask")(ask.ask)
 app.command("export")(export.export)
 app.command("trace")(trace.trace)
 app.command("status")(status.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,39 @@ def check(frame: pl.DataFrame, where: str) -> None:
         _refuse(empty, f"the column '{name}' is empty", where)
     _refuse(~frame["split"].is_in(SPLITS), f"a split is one of {', '.join(SPLITS)}", where)
     _refuse(frame["id"].is_duplicated(), "an id stands in two rows", where)
+
+
+def asked(rows: Sequence[Mapping[str, Any]], reads: Sequence[str]) -> pl.DataFrame:
+    """What somebody asks a model, as the table that a task reads.
+
+    Args:
+        rows: records with the columns ``reads``, of which ``candidates`` is a list of texts; others are refused.
+
+    Raises:
+        DataError: there is nothing, or a row lacks a column, has another one, or one of another type.
+    """
+    if not rows:
+        raise DataError("nothing is asked", hint='give a text, or --file with lines like {"text": "..."}')
+    types = dict.fromkeys(COLUMNS, pl.String) | TRUTH | {"candidates": pl.List(pl.String)}
+    columns = []
+    for name in reads:
+        for number, row in enumerate(rows, 1):
+            if row.get(name) is None:
+                raise DataError(f"the model reads '{name}', and there is none", where=f"row {number}")
+            unknown = sorted(row.keys() - set(reads))
+            if unknown:
+                known = ", ".join(reads)
+                raise DataError(
+                    f"the model does not read '{unknown[0]}'", where=f"row {number}", hint=f"it reads {known}"
+                )
+        values = [row[name] for row in rows]
+        try:
+            if isinstance(types[name], pl.List) and not all(isinstance(value, list) for value in values):
+                raise TypeError("a list is needed")  # Polars would make one of a text
+            columns.append(pl.Series(name, values, types[name], strict=True))
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"'{name}' is not {types[name]}", where="rows", hint=str(error).splitlines()[0]) from error
+    return pl.DataFrame(columns)
 
 
 def require(frame: pl.DataFrame, columns: Sequence[str], where: str) -> None:

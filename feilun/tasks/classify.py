@@ -23,6 +23,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "label"
 COLUMNS = ("label",)
+READS = ("text",)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "vector"
 COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
+READS = ("text",)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference
-from feilun.models.network import Network
+from feilun.models.network import Answering, Network
 from feilun.pipeline.kinds import Model
 from feilun.tasks import forward, metrics_answers, windows
 from feilun.tasks.metrics import Metric
@@ -28,6 +28,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "ends"
 COLUMNS = ("other", "answers")
+READS = ("text", "other")
 LONGEST = 64  # pieces of an answer
 NONE = 0  # the token that stands for "no answer here"
 OUT_OF_REACH = -1e4  # the logit of a token at which no answer can start or end
@@ -102,27 +103,28 @@ def load(model: Model) -> inference.Engine:
     return inference.load(model)
 
 
+def decide(network: Network, held_out: pl.DataFrame, options: TaskOptions) -> dict[str, Any]:
+    """How far an answer's logits must be above those of "none" to be given.
+
+    Without rows that were not learned from, 0; else what gives the highest F1 of words on them, as SQuAD 2.0 chooses.
+    """
+    if held_out.is_empty():
+        return {}
+    places, lead = _found(Answering(network), held_out)
+    truth = [[answer["text"] for answer in row] for row in held_out["answers"].to_list()]
+    given = [text[slice(*place)] for text, place in zip(held_out["other"], places, strict=True)]
+    return {"least": metrics_answers.best_threshold(truth, given, lead)}
+
+
 def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     """Each question's best answer over all windows: its words and where they start and end, in characters of ``other``.
 
-    ``score`` is how probable it is that there is one: the answer is empty and has no place below 0.5. ``raw`` is the
+    ``score`` is how probable it is that there is one: the answer is empty and has no place up to 0.5. ``raw`` is the
     logit of that, (N,).
     """
-    texts = frame["other"].to_list()
-    pieces, cut = windows.cut(engine.tokenizer, texts, frame["text"].to_list())
-    lead = np.full(len(texts), -np.inf, np.float64)
-    places: list[tuple[int, int]] = [(0, 0)] * len(texts)
-    for window, logits in zip(cut, engine.outputs([w.ids for w in cut]), strict=True):
-        if not window.size:
-            continue
-        start, end, score = best(logits[window.at : window.at + window.size].astype(np.float64))
-        over = score - float(logits[NONE].sum())  # logits of two windows compare only beside each one's "none"
-        if over > lead[window.row]:
-            lead[window.row] = over
-            piece = pieces[window.row]
-            places[window.row] = (piece.starts[window.first + start], piece.ends[window.first + end])
-    lead = np.maximum(lead, OUT_OF_REACH)  # an empty text has no answer
-    return Answered([_said(*row) for row in zip(texts, places, lead.tolist(), strict=True)], lead)
+    places, lead = _found(engine, frame)
+    lead -= float(engine.decided.get("least", 0.0))
+    return Answered([_said(*row) for row in zip(frame["other"], places, lead.tolist(), strict=True)], lead)
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
@@ -145,6 +147,24 @@ def best(logits: NDArray[np.float64]) -> tuple[int, int, float]:
         if sums[start] > found[2]:
             found = (start, start + length, float(sums[start]))
     return found
+
+
+def _found(engine: inference.Engine, frame: pl.DataFrame) -> tuple[list[tuple[int, int]], NDArray[np.float64]]:
+    """Where the best answer to each question starts and ends, and how far its logits are above those of none, (N,)."""
+    texts = frame["other"].to_list()
+    pieces, cut = windows.cut(engine.tokenizer, texts, frame["text"].to_list())
+    lead = np.full(len(texts), OUT_OF_REACH)  # an empty text has no answer
+    places: list[tuple[int, int]] = [(0, 0)] * len(texts)
+    for window, logits in zip(cut, engine.outputs([w.ids for w in cut]), strict=True):
+        if not window.size:
+            continue
+        start, end, score = best(logits[window.at : window.at + window.size].astype(np.float64))
+        over = score - float(logits[NONE].sum())  # logits of two windows compare only beside each one's "none"
+        if over > lead[window.row]:
+            lead[window.row] = over
+            piece = pieces[window.row]
+            places[window.row] = (piece.starts[window.first + start], piece.ends[window.first + end])
+    return places, lead
 
 
 def _said(text: str, place: tuple[int, int], lead: float) -> dict[str, Any]:

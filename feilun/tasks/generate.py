@@ -27,6 +27,7 @@ from feilun.tasks.task import Answered
 
 HEAD = causal.HEAD
 COLUMNS = ("messages",)
+READS = ("messages",)
 PROBES = 8  # conversations whose ids are compared with those of the saved files
 BUDGET = 4096  # tokens that are looked at together when they are only measured
 

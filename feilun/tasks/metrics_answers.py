@@ -11,6 +11,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from feilun.tasks.metrics import Metric, mean
 
 ARTICLES = {"a", "an", "the"}
@@ -35,6 +38,37 @@ def of(truth: Sequence[Sequence[str]], said: Sequence[str]) -> list[Metric]:
         mean("exact_match", [max(words(r) == words(s) for r in row) for row, s in zip(rights, said, strict=True)]),
         mean("knows_whether", [bool(row) == bool(s) for row, s in zip(truth, said, strict=True)]),
     ]
+
+
+def best_threshold(truth: Sequence[Sequence[str]], given: Sequence[str], scores: NDArray[np.float64]) -> float:
+    """The score above which an answer should be given, for the highest F1 of words; 0 where that is among the best.
+
+    Args:
+        given: what would be answered to each row, whatever its score.
+        scores: how sure that is, (N,).
+
+    >>> best_threshold([["fine"], [], ["warm"]], ["fine", "dull", "warm"], np.array([3.0, 1.0, 2.0]))
+    1.5
+    """
+    order = np.argsort(-scores, kind="stable")
+    gains = np.array(
+        [
+            max((token_f1(right, said) for right in row), default=0.0) - (not row)
+            for row, said in zip(truth, given, strict=True)
+        ]
+    )
+    totals = np.concatenate([[0.0], np.cumsum(gains[order])])  # what is gained by answering the first so many
+    ordered = scores[order]
+    possible = [k for k in range(len(ordered) + 1) if k in (0, len(ordered)) or ordered[k - 1] > ordered[k]]
+    most = max(totals[k] for k in possible)
+    zero = int((scores > 0).sum())
+    if totals[zero] >= most:
+        return 0.0
+    k = next(k for k in possible if totals[k] >= most)
+    above = ordered[k - 1] if k else ordered[0] + 2
+    below = ordered[k] if k < len(ordered) else ordered[-1] - 2
+    middle = float((above + below) / 2)
+    return middle if middle < above else float(below)  # two neighbours among the floats have nothing between them
 
 
 def words(text: str) -> list[str]:

@@ -24,6 +24,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "labels"
 COLUMNS = ("labels",)
+READS = ("text",)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "label"
 COLUMNS = ("other", "label")
+READS = ("text", "other")
 
 labels = classify.labels
 losses = classify.losses

@@ -25,6 +25,7 @@ from feilun.tasks.task import Answered
 
 HEAD = causal.HEAD
 COLUMNS = ("messages", "chosen", "rejected")
+READS = ("messages",)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "number"
 COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
+READS = ("text", "candidates")
 NEAR = 20  # wrong documents are drawn from so many of the nearest
 CANDIDATES = 10  # that a row of a dataset is answered with: what is right for it, and the nearest that is not
 

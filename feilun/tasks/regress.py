@@ -22,6 +22,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "number"
 COLUMNS = ("score",)
+READS = ("text",)
 
 
 @dataclass(frozen=True)

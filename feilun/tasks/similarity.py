@@ -12,6 +12,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "number"
 COLUMNS = ("other", "score")
+READS = ("text", "other")
 
 labels = regress.labels
 losses = regress.losses

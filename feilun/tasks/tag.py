@@ -28,6 +28,7 @@ from feilun.tasks.task import Answered
 
 HEAD = "tokens"
 COLUMNS = ("spans",)
+READS = ("text",)
 OUTSIDE = "O"
 UNTOLD = -100  # the tag of what has no loss: special tokens, and pieces that another window answers for
 

@@ -40,11 +40,13 @@ class Task(Protocol):
     """How examples become tensors, the loss, and how outputs become answers and figures.
 
     ``HEAD``: a name of ``feilun.models.heads.SHAPES``, or "words" for a causal language model's own.
+    ``READS``: what a question has: ``text``, and what else ``answer`` reads.
     ``COLUMNS``: what a dataset must hold beside ``text`` to be learned from or measured with.
     """
 
     HEAD: str
     COLUMNS: tuple[str, ...]
+    READS: tuple[str, ...]
 
     def labels(self, frame: pl.DataFrame) -> list[str]:
         """The labels that occur, sorted; none where the task has none."""

@@ -75,3 +75,25 @@ def test_what_is_not_a_dataset_is_refused(frame, what, where):
 def test_a_dataset_without_rows_on_disk_says_so(tmp_path):
     with pytest.raises(DataError, match="has no rows that can be read"):
         datasets.read(Dataset("0" * 64, (), {}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reads", "what", "where"),
+    [
+        ([], ("text",), "nothing is asked", None),
+        ([{"text": "a"}, {"other": "b"}], ("text",), "the model reads 'text'", "row 2"),
+        ([{"text": "a", "other": "b"}], ("text",), "the model does not read 'other'", "row 1"),
+        ([{"text": 7}], ("text",), "'text' is not String", "rows"),
+        ([{"text": "a", "candidates": "b"}], ("text", "candidates"), "'candidates' is not List", "rows"),
+        ([{"messages": [{"role": "user"}, 3]}], ("messages",), "'messages' is not List", "rows"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(rows, reads, what, where):
+    with pytest.raises(DataError, match=what) as caught:
+        datasets.asked(rows, reads)
+    assert caught.value.where == where
+
+
+def test_what_is_asked_becomes_a_table_of_what_the_task_reads():
+    found = datasets.asked([{"text": "who?", "candidates": ["a", "b"]}], ("text", "candidates"))
+    assert found.to_dicts() == [{"text": "who?", "candidates": ["a", "b"]}]
