@@ -32,7 +32,17 @@ class Check(NamedTuple):
 
 def examine(root: Path) -> list[Check]:
     """Look at everything; nothing is changed."""
-    return [_python(), *_packages(), _processor(), _memory(), _disk(root), _sqlite(), _secret(root), _database(root)]
+    return [
+        _python(),
+        *_packages(),
+        _processor(),
+        _training(),
+        _memory(),
+        _disk(root),
+        _sqlite(),
+        _secret(root),
+        _database(root),
+    ]
 
 
 def _python() -> Check:
@@ -59,13 +69,19 @@ def _packages() -> list[Check]:
 def _processor() -> Check:
     flags = _processor_flags()
     fast = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if flag in flags]
-    trains = "bf16" if {"avx512_bf16", "amx_bf16"} & flags else "fp32 (no avx512_bf16 and no amx_bf16)"
     cores = os.cpu_count() or 1
-    return Check(
-        "processor",
-        True,
-        f"{platform.machine()}, {cores} cores, {' '.join(fast) or 'no known features'}; trains in {trains}",
-    )
+    return Check("processor", True, f"{platform.machine()}, {cores} cores, {' '.join(fast) or 'no known features'}")
+
+
+def _training() -> Check:
+    """What ``device`` and ``precision`` "auto" of a training mean here, and why."""
+    try:
+        from feilun.training import machine
+        from feilun.training.settings import FitSettings
+    except ImportError as error:
+        return Check("training", False, f"torch cannot be loaded: {error}", "see the packages above")
+    device = machine.device(FitSettings())
+    return Check("training", True, f"on {device}, in {machine.why(device)}")
 
 
 def _processor_flags() -> set[str]:

@@ -72,7 +72,7 @@ def fit(
 
     Raises:
         StepError: the loss or the gradient is not finite; the step is not taken, the last checkpoint stays (46). Or a
-            checkpoint cannot be written (48).
+            checkpoint cannot be written, or a step needs more memory than there is (48).
         ConflictError: another trainer is at work in ``scratch``, or has taken over (49).
     """
     torch.manual_seed(settings.seed)
@@ -93,17 +93,10 @@ def fit(
                 break
             state.thawing.reach(step)
             batches = plan.batches[step * settings.accumulation : (step + 1) * settings.accumulation]
-            parts = crew.parts(batches)
-            total = torch.zeros((), device=device)
-            for i, (part, counts) in enumerate(parts, 1):
-                with crew.adding(last=i == len(parts)):
-                    with machine.autocast(settings, device):
-                        loss = compute(part).sum() * counts
-                    torch.autograd.backward(
-                        loss / rows
-                    )  # rows, not batches, weigh the same: short texts come many to a batch
-                total += loss.detach()
-            length, mean = state.optimizer.shorten(), crew.total(total) / sum(map(len, batches))
+            with machine.enough_memory(f"step {step + 1} of {steps}"):
+                # rows, not batches, weigh the same: short texts come many to a batch
+                total = _backward(compute, crew, batches, rows)
+            length, mean = state.optimizer.shorten(), total / sum(map(len, batches))
             if not (math.isfinite(mean) and math.isfinite(length)):
                 raise _not_finite(step, steps, mean, length)
             state.optimizer.step(schedule.share(step, steps, settings))
@@ -118,6 +111,21 @@ def fit(
         state.optimizer.close()
         if fence is not None:
             fence.close()
+
+
+def _backward(
+    compute: Callable[[Sequence[int]], Tensor], crew: Crew, batches: Sequence[Sequence[int]], rows: float
+) -> float:
+    """Add up this process's gradients of a step; the sum of all rows' losses, of every process."""
+    parts = crew.parts(batches)
+    total = torch.zeros((), device=crew.device)
+    for i, (part, counts) in enumerate(parts, 1):
+        with crew.adding(last=i == len(parts)):
+            with machine.autocast(crew.settings, crew.device):
+                loss = compute(part).sum() * counts
+            torch.autograd.backward(loss / rows)
+        total += loss.detach()
+    return crew.total(total)
 
 
 def _not_finite(step: int, steps: int, loss: float, gradient: float) -> StepError:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from feilun.errors import SettingError
+from feilun.errors import SettingError, StepError
 from feilun.training.settings import FitSettings
 
 
@@ -22,6 +25,26 @@ def device(settings: FitSettings) -> torch.device:
     if settings.device == "cpu" or not has_card:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def enough_memory(where: str) -> Iterator[None]:
+    """Say in words that memory did not suffice; any other error goes through.
+
+    Raises:
+        StepError: no memory is left (RELIABILITY 48); the last checkpoint stays.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch's allocator on the processor raises a plain RuntimeError
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        raise StepError(
+            "training stopped: there is not enough memory",
+            where=where,
+            hint="use a lower batch_tokens or batch_rows, with a higher accumulation; run again to go on",
+            code="out-of-memory",
+        ) from error
 
 
 def autocast(settings: FitSettings, on: torch.device) -> torch.autocast:

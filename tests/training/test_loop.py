@@ -203,3 +203,24 @@ def test_a_checkpoint_is_safetensors_and_holds_no_pickle(base: Path, tmp_path: P
     Task(base).train(tmp_path, steps=3)
     assert {f.name for f in tmp_path.iterdir()} == {checkpoint.FILE, fencing.FILE}
     assert weights.read(tmp_path / checkpoint.FILE).keys() > {"random", "weight/head.weight", "exp_avg/head.weight"}
+
+
+def test_without_memory_the_training_says_so_and_goes_on_from_its_checkpoint_case_48(
+    base: Path, tmp_path: Path, uninterrupted: tuple[str, int]
+) -> None:
+    """The allocator really fails, in the middle of a step: no machine has so much."""
+    task = Task(base)
+    losses = spoiled(8, lambda loss: loss + torch.ones(2**46).sum())
+    with pytest.raises(StepError, match="not enough memory") as caught:
+        list(fit(task.network, task.examples, losses, SETTINGS, tmp_path))
+    assert caught.value.where == f"step 8 of {uninterrupted[1]}"
+    task = Task(base)
+    assert len(task.train(tmp_path)) == uninterrupted[1] - 6
+    assert task.sha256() == uninterrupted[0]
+
+
+def test_an_error_of_another_kind_is_not_taken_for_a_lack_of_memory(base: Path, tmp_path: Path) -> None:
+    task = Task(base)
+    losses = spoiled(2, lambda loss: loss + torch.ones(len(loss) + 1))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        list(fit(task.network, task.examples, losses, SETTINGS, tmp_path))
