@@ -77,6 +77,22 @@ def test_a_tuned_model_answers_to_the_character_from_texts_longer_than_its_conte
     assert tuned.facts["task"] == "extract" and tuned.facts["labels"] == []
 
 
+def test_how_sure_an_answer_must_be_is_chosen_on_held_out_rows_and_travels_with_the_model(
+    bench: tiny.Bench, net: network.Network
+) -> None:
+    rows = frame(90)
+    assert extract.decide(net, rows.clear(), TaskOptions()) == {}
+    least = extract.decide(net, rows, TaskOptions())["least"]  # the network knows nothing: "none" is right most often
+    settings = {**tiny.QUICK, "task": "extract", "epochs": 1, "held_out": 0.3, "watch": "loss"}
+    model = bench.run("finetune", Model, settings, base=bench.base(), examples=bench.examples(rows))
+    decided = tasks.get("extract").load(model).decided
+    assert isinstance(decided["least"], float) and isinstance(least, float)
+    engine = network.Answering(net)
+    before = extract.answer(engine, rows)
+    engine.decided = {"least": 2.5}
+    np.testing.assert_allclose(extract.answer(engine, rows).raw, before.raw - 2.5)
+
+
 @pytest.mark.parametrize("quantise", ["none", "int8-static"])
 def test_a_compressed_model_gives_the_same_answers(bench: tiny.Bench, tuned: Model, quantise: str) -> None:
     rows = frame()

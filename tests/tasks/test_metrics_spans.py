@@ -82,3 +82,17 @@ def test_an_answer_is_measured_as_in_squad(right: list[str], said: str, f1: floa
     assert got["token_f1"] == pytest.approx(f1)
     assert got["exact_match"] == exact
     assert got["knows_whether"] == (bool(right) == bool(said))
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from(["film", "story", ""])), min_size=1, max_size=12))
+def test_no_threshold_is_better_than_the_best(rows: list[tuple[float, str]]) -> None:
+    scores = np.array([score for score, _ in rows])
+    truth = [[right] if right else [] for _, right in rows]
+
+    def f1(threshold: float) -> float:
+        said = ["film" if score > threshold else "" for score in scores]
+        return metrics_answers.of(truth, said)[0].figure
+
+    chosen = metrics_answers.best_threshold(truth, ["film"] * len(rows), scores)
+    assert f1(chosen) == pytest.approx(max(f1(t) for t in [-9.0, 0.0, *scores]))
+    assert chosen == 0 or f1(chosen) > f1(0)
