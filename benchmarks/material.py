@@ -73,6 +73,7 @@ def texts(rows: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def read(reference: str, encoding: str = "utf-8") -> str:
+    """The rows of a source, as they are in its file."""
     from feilun import catalog
     from feilun.pipeline.kinds import Source
 
