@@ -35,7 +35,7 @@ def tag(run: Run) -> Iterator[Row]:
 
 
 def extract(run: Run) -> Iterator[Row]:
-    """The first name of a kind as the answer to a question for it; a third of the questions has none."""
+    """The first name of a kind as the answer to a question for it; four questions in ten have none."""
     frame = questions(spans(run.size(4_000, 120), run.size(1_500, 60)))
     yield from _measured("extract", frame, run, "token_f1 exact_match knows_whether")
 
