@@ -54,7 +54,7 @@ def test_figures_of_several_labels_are_those_of_scikit_learn(seed: int, n: int, 
     assert ours["micro_f1"] == pytest.approx(sklearn.metrics.f1_score(truth, said, average="micro", **how))
     occurs = (truth | said).any(0)
     if occurs.any():
-        reference = sklearn.metrics.f1_score(truth[:, occurs], said[:, occurs], average=None, **how)
+        reference = sklearn.metrics.f1_score(truth, said, average=None, **how)[occurs]
         assert ours["macro_f1"] == pytest.approx(np.mean(reference))
     for name, reference in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
         assert ours[f"micro_{name}"] == pytest.approx(reference(truth, said, average="micro", **how))
