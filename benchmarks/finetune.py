@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import finetune_fewshot, finetune_methods, finetune_quality, finetune_speed
+from benchmarks import finetune_fewshot, finetune_methods, finetune_quality, finetune_sft, finetune_speed
 from benchmarks.bench import Bench
 
 finetune = Bench("finetune")
@@ -13,6 +13,7 @@ finetune.figure("fewshot-sst2")(finetune_fewshot.sst2)
 finetune.figure("fewshot-banking77-5")(finetune_fewshot.banking_5)
 finetune.figure("fewshot-banking77-10")(finetune_fewshot.banking_10)
 finetune.figure("fewshot-memory")(finetune_fewshot.memory)
+finetune.figure("sft")(finetune_sft.sft)
 
 if __name__ == "__main__":
     finetune.main()

@@ -146,6 +146,7 @@ def write_gguf(source: Path, place: Path, *, drop: str = "") -> None:
         "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     }  # fmt: skip
     outside = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    tensors: dict[str, torch.Tensor] = {}
     for name, weight in made.encoder.state_dict().items():
         if name == "lm_head.weight" or (drop and drop in name):
             continue
@@ -153,9 +154,12 @@ def write_gguf(source: Path, place: Path, *, drop: str = "") -> None:
         if theirs is None:
             number, rest = name.removeprefix("model.layers.").split(".", 1)
             theirs = f"blk.{number}.{inside[rest.removesuffix('.weight')]}.weight"
+        tensors[theirs] = weight
         for kind, heads in (("attn_q.", "num_attention_heads"), ("attn_k.", "num_key_value_heads")):
             if kind in theirs:
-                weight = weight.view(config[heads], 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+                halves = weight.view(config[heads], 2, -1, weight.shape[1])
+                tensors[theirs] = halves.transpose(1, 2).reshape(weight.shape)
+    for theirs, weight in tensors.items():
         writer.add_tensor(theirs, weight.numpy().copy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -180,7 +184,7 @@ def test_a_gguf_file_without_a_weight_or_cut_short_is_refused(tmp_path: Path) ->
     source = tiny_causal.write_base(tmp_path / "source")
     place = tmp_path / causal.GGUF
     write_gguf(source, place, drop="layers.1.mlp.up_proj")
-    with pytest.raises(ArtifactError, match="missing or unknown: model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(ArtifactError, match=r"missing or unknown: model\.layers\.1\.mlp\.up_proj\.weight"):
         causal.load(tmp_path)
     place.write_bytes(place.read_bytes()[:2000])
     with pytest.raises(ArtifactError, match="cannot be read as GGUF"):

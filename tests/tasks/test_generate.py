@@ -62,7 +62,8 @@ def test_plain_conversations_are_the_question_and_then_the_answer(model: causal.
 
 REWRITES = {
     "drops what was said before": "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}"
-    "<s>{{ m['role'] }} {{ m['content'] }}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant {% endif %}",
+    "<s>{{ m['role'] }} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant {% endif %}",
     "asks otherwise than it answers": "{% for m in messages %}<s>{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant: {% endif %}",
 }
@@ -81,7 +82,7 @@ def test_saved_files_that_encode_otherwise_stop_the_run(model: causal.Causal, tm
     causal.save(model, tmp_path / "saved")
     place = tmp_path / "saved" / "chat_template.jinja"
     place.write_text(place.read_text("utf-8").replace("assistant ", "assistant: "), "utf-8")
-    with pytest.raises(StepError, match="token 20 is .* in training"):
+    with pytest.raises(StepError, match=r"token 20 is .* in training"):
         causal.check(model, tmp_path / "saved")
 
 
