@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import feilun.finetune.step  # noqa: F401 - registers the step
+import feilun.compress.step
+import feilun.finetune.step  # noqa: F401 - registers the steps
 from feilun import tasks
 from feilun.errors import DataError
 from feilun.finetune.settings import FinetuneSettings
@@ -191,6 +192,8 @@ def test_a_threshold_is_chosen_on_held_out_rows_and_travels_with_the_model(bench
     assert [[label for label in LABELS if one["scores"][label] >= chosen] for one in found.said] == [
         sorted(one["labels"]) for one in found.said
     ]
+    compressed = bench.run("compress", Model, model=tuned, examples=bench.examples(several()))
+    assert multilabel.load(compressed).decided == engine.decided
     with pytest.raises(DataError, match="set held_out"):
         bench.run("finetune", Model, {**say, "held_out": 0}, base=bench.base(), examples=bench.examples(several()))
 
