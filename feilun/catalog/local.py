@@ -26,7 +26,7 @@ SOURCE_PATTERNS = tuple(f"*{suffix}" for suffix in FORMATS)
 CARD = "README.md"  # of a model on the hub; it is read, not taken
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", CARD)
 CARD_LIMIT = 100_000  # characters of a card that are looked at
-_MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".gguf", ".xml")
+_MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".gguf", ".xml")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 

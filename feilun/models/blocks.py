@@ -35,7 +35,8 @@ def attend(
         return found
     scale = float(told.get("scaling") or query.shape[-1] ** -0.5)
     window = int(told.get("sliding_window") or 0)
-    out: Tensor = _Attention.apply(query[0], key[0], value[0], (tuple(lengths), scale, window))
+    attention: Any = _Attention
+    out: Tensor = attention.apply(query[0], key[0], value[0], (tuple(lengths), scale, window))
     return out.unsqueeze(0), None
 
 
@@ -126,7 +127,8 @@ def surprise(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     if torch.is_autocast_enabled(states.device.type):
         states = states.to(torch.get_autocast_dtype(states.device.type))
     with torch.autocast(states.device.type, enabled=False):
-        lost: Tensor = _Surprise.apply(states, weight, targets)
+        table: Any = _Surprise
+        lost: Tensor = table.apply(states, weight, targets)
     return lost
 
 
