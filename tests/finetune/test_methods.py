@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from feilun.pipeline.execute import run_step
 from feilun.pipeline.kinds import Model
 from feilun.pipeline.steps import STEPS, Progress
 from feilun.tasks import embed, generate
+from feilun.templates import shipped
 from tests.models import tiny
 
 SETTINGS: dict[str, Any] = {"epochs": 16, "learning_rate": 1e-2, "batch_tokens": 512, "context": tiny.CONTEXT}
@@ -85,6 +87,11 @@ def test_a_recurrent_network_writes_no_texts(bench: tiny.Bench) -> None:
     settings = FinetuneSettings.model_validate({"architecture": "lstm", "task": "generate"})
     with pytest.raises(SettingError, match="writes none"):
         learning.begin(bench.base(), generate, [], settings)
+
+
+@pytest.mark.parametrize("recipe", sorted((shipped("recipes") / "finetune").iterdir()), ids=lambda file: file.stem)
+def test_every_recipe_that_we_ship_is_valid(recipe: Path) -> None:
+    FinetuneSettings.model_validate(tomllib.loads(recipe.read_text("utf-8")))
 
 
 def test_learned_tokens_take_room_from_the_text(bench: tiny.Bench) -> None:
