@@ -121,7 +121,10 @@ def _spoken(cells: Cells, settings: PrepareSettings) -> dict[str, list[Any]]:
 def _others(cells: Cells, settings: PrepareSettings) -> dict[str, list[Any]]:
     raw = cells.texts(str(settings.other)).to_list()
     if not settings.answers:
-        return {"other": [None if text is None else repair(text) for text in raw]}
+        found = {"other": raw}
+        if settings.rejected and not settings.chosen:
+            found["rejected"] = cells.texts(settings.rejected).to_list()
+        return {name: [None if text is None else repair(text) for text in texts] for name, texts in found.items()}
     answers = answering.read(cells, settings.answers, [text or "" for text in raw])
     moved = [Moved(text or "") for text in raw]
     return {
@@ -147,7 +150,8 @@ def _filtered(frame: pl.DataFrame, settings: PrepareSettings, card: Card) -> pl.
             there &= pl.col(name) != ""
         frame = card.filtered("without_label", frame, frame.filter(there))
     if "rejected" in frame.columns:
-        frame = card.filtered("same_answers", frame, frame.filter(pl.col("chosen") != pl.col("rejected")))
+        better = "chosen" if "chosen" in frame.columns else "other"
+        frame = card.filtered("same_answers", frame, frame.filter(pl.col(better) != pl.col("rejected")))
     length = pl.col("text").str.len_chars()
     frame = card.filtered("too_short", frame, frame.filter(length >= settings.min_characters))
     return card.filtered("too_long", frame, frame.filter(length <= settings.max_characters))

@@ -66,7 +66,7 @@ class PrepareSettings(Settings):
     answers: str | None = None  # where in ``other`` the answers are: SQuAD's form, {start, text}, or the text alone
     messages: str | None = None  # a conversation of {role, content} that ends with the answer
     chosen: str | None = None  # the better answer: text, or a conversation that ends with it
-    rejected: str | None = None  # the worse one
+    rejected: str | None = None  # the worse one; beside ``other`` a wrong text for each right one
     answer: str | None = None  # the right answer to ``text``; together they become ``messages``
     system: str | None = None  # what stands before ``text`` in ``messages``: instructions
     tokens: str | None = None  # a list of words, with ``tags`` (B-place, I-place, O) instead of ``text`` and ``spans``
@@ -98,8 +98,8 @@ class PrepareSettings(Settings):
     def _sensible(self) -> Self:
         if self.bands and self.names:
             raise ValueError("give bands (for numbers) or names (for labels), not both")
-        if bool(self.chosen) != bool(self.rejected):
-            raise ValueError("chosen and rejected go together: the better and the worse answer")
+        if bool(self.chosen) != bool(self.rejected) and not (self.rejected and self.other):
+            raise ValueError("chosen and rejected go together: the better and the worse answer, or other and rejected")
         if self.answers and not self.other:
             raise ValueError("answers stand in a text: name its column, other = ...")
         if self.messages and (self.text or self.answer or self.system):

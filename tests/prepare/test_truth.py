@@ -218,6 +218,12 @@ def test_preferences_have_a_question_a_better_and_a_worse_answer(run, form):
     assert card["removed"]["same_answers"] == 1
 
 
+def test_a_right_text_may_have_a_wrong_one_beside_it(file):
+    body = "text,other,rejected\nwho,the first ,a&amp;b\nwhat,same,same\n"
+    dataset = file("rows.csv", body, split=TRAIN)
+    assert datasets.read(dataset).select("text", "other", "rejected").rows() == [("who", "the first", "a&b")]
+
+
 def test_a_preference_without_a_question_says_what_is_missing(run):
     with pytest.raises(DataError, match="there is no question before the answers"):
         run([{"chosen": "a", "rejected": "b"}])
