@@ -73,10 +73,11 @@ def test_identities_that_are_known_without_fetching(root):
 
 def test_a_model_folder_gives_weights_and_settings_and_leaves_the_rest(root, model):
     (model / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (model / "chat_template.jinja").write_text("{{ messages }}", "utf-8")
     (model / "onnx").mkdir()
     fetched = catalog.fetch("model", Model, root=root)
     names = sorted(file.name for file in fetched.files.iterdir())
-    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert names == ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
     assert fetched.facts == {"format": "safetensors", "licence": "apache-2.0", "origin": "model"}
 
 
