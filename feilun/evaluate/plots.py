@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-LEFT, PLOT, ROW = 190, 540, 26  # pixels: names, plot, height of a row
+LEFT, PLOT, ROW = 225, 520, 26  # pixels: names, plot, height of a row
 INK, BLUE, ORANGE, GRID = "#1b1f24", "#0969da", "#bc4c00", "#d8dee4"
 SIDE = 300  # of a square plot
 NAMED = 30  # classes whose names fit beside a confusion matrix

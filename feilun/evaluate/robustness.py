@@ -13,6 +13,7 @@ from feilun.evaluate.figures import Bootstrap, with_interval
 from feilun.tasks import bootstrap
 
 Change = Callable[[str, random.Random], str]
+IN_PLACE = "typos in place"  # instead of the others, where places are marked
 RATE = 0.05  # of the characters that get a typo
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of the keyboard that most people have
 NEAR = {key: (row[:i][-1:] + row[i + 1 :][:1]) for row in ROWS for i, key in enumerate(row)}  # the keys beside each
@@ -29,7 +30,7 @@ def measure(asked: Asked, how: Bootstrap) -> list[dict[str, Any]]:
     kept_in_place = "spans" in asked.frame.columns
     found = []
     for name, (change, keeps) in CHANGES.items():
-        if kept_in_place and not keeps:
+        if (kept_in_place and not keeps) or (name == IN_PLACE and not kept_in_place):
             continue
         texts = [change(text, _chance(how.seed, id_)) for id_, text in asked.frame.select("id", "text").iter_rows()]
         changed = [a != b for a, b in zip(texts, asked.frame["text"], strict=True)]
@@ -123,7 +124,7 @@ def _some(text: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> str:
 
 CHANGES: dict[str, tuple[Change, bool]] = {  # what it does; whether every character stays where it is
     "typos": (typos, False),
-    "typos in place": (lambda text, chance: typos(text, chance, in_place=True), True),
+    IN_PLACE: (lambda text, chance: typos(text, chance, in_place=True), True),
     "lower case": (_case(str.lower), True),
     "upper case": (_case(str.upper), True),
     "no punctuation": (_unpunctuated, False),
