@@ -23,6 +23,7 @@ FORMATS = {
     ".bio": "conll",
 }
 SOURCE_PATTERNS = tuple(f"*{suffix}" for suffix in FORMATS)
+ADAPTER = "adapter"  # the folder in a model's with what a method of fine-tuning put in, in peft's format
 CARD = "README.md"  # of a model on the hub; it is read, not taken
 MODEL_PATTERNS = ("*.safetensors", "*.json", "*.txt", CARD)
 CARD_LIMIT = 100_000  # characters of a card that are looked at
@@ -55,7 +56,7 @@ def find(path: str, root: Path) -> Path:
 def fingerprint(place: Path) -> list[str]:
     """Names and sha256 of the file, or of what a model folder would give and of the card that says its licence."""
     files = [place] if place.is_file() else [*_model_files(place), *place.glob(CARD)]
-    return [part for file in files for part in (file.name, sha256_file(file))]
+    return [part for file in files for part in (_name(file, place), sha256_file(file))]
 
 
 def only_file(folder: Path) -> Path:
@@ -121,15 +122,25 @@ def _take_model(place: Path, files: Path) -> dict[str, Any]:
             "there is no model here: config.json and *.safetensors are needed", where=str(place), hint=hint
         )
     for file in found:
-        shutil.copyfile(file, files / file.name)
+        taken = files / _name(file, place)
+        taken.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, taken)
     return {"format": form, **_declared(files, place.parent / CARD if place.is_file() else place / CARD)}
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """The folder's own files that may belong to a model; pickles and subfolders are left where they are."""
+    """The folder's own files that may belong to a model, and the adapter beside its weights; pickles and other
+    subfolders are left where they are."""
     graphs = {file.with_suffix(".bin") for file in folder.glob("*.xml")}
     listed = sorted(file for file in folder.iterdir() if file.is_file())
-    return [file for file in listed if file.suffix in _MODEL_SUFFIXES or file in graphs]
+    adapter = [folder / ADAPTER / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+    own = [file for file in listed if file.suffix in _MODEL_SUFFIXES or file in graphs]
+    return own + [file for file in adapter if file.is_file()]
+
+
+def _name(file: Path, place: Path) -> str:
+    """What a file is called in the model: its name, or ``adapter/`` and its name."""
+    return file.name if file.parent in (place, place.parent) else f"{file.parent.name}/{file.name}"
 
 
 def _declared(files: Path, card: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def fetch(reference: str, kind: type[Artifact], *, root: Path) -> Fetched:
     files = cache.new_folder()
     try:
         facts, pinned = _READERS[scheme](rest, kind.kind, root, files)
-        for file in files.iterdir():
+        for file in sorted(found for found in files.rglob("*") if found.is_file()):
             content.check(file)
     except BaseException:
         shutil.rmtree(files)

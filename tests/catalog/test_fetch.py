@@ -81,6 +81,22 @@ def test_a_model_folder_gives_weights_and_settings_and_leaves_the_rest(root, mod
     assert fetched.facts == {"format": "safetensors", "licence": "apache-2.0", "origin": "model"}
 
 
+def test_an_adapter_beside_the_weights_comes_with_them_and_is_looked_at_as_they_are(root, model):
+    without = catalog.identity("model", root)
+    (model / "adapter").mkdir()
+    (model / "adapter" / "adapter_config.json").write_text("{}")
+    (model / "adapter" / "notes.txt").write_text("left where it is")
+    (model / "adapter" / "adapter_model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    fetched = catalog.fetch("model", Model, root=root)
+    assert sorted(file.name for file in (fetched.files / "adapter").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors",
+    ]  # fmt: skip
+    assert catalog.identity("model", root) != without
+    (model / "adapter" / "adapter_model.safetensors").write_bytes(b"\x80\x04\x95.")
+    with pytest.raises(ArtifactError, match="holds a pickle"):
+        catalog.fetch("model", Model, root=root)
+
+
 def test_a_folder_of_pickles_is_not_a_model_case_41(root, model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(ProjectError) as caught:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from feilun.errors import SettingError
+from feilun.errors import ArtifactError, SettingError
 from feilun.models.adapting import adapted, methods
 from feilun.models.adapting.options import Method, MethodOptions
 
@@ -61,8 +61,11 @@ class Adaptable(nn.Module):
         Raises:
             ArtifactError: see ``methods.attach``.
         """
-        beside = folder / adapted.FOLDER
-        if beside.is_dir() and getattr(self.encoder.config, "feilun", {}).get("adapter") != "merged":
+        beside, told = folder / adapted.FOLDER, getattr(self.encoder.config, "feilun", {}).get("adapter")
+        if told == "beside" and not beside.is_dir():
+            hint = "copy it whole: without that the model would answer otherwise than it was trained to"
+            raise ArtifactError("the model's adapter is missing", where=str(beside), hint=hint)
+        if beside.is_dir() and told != "merged":
             self._hold(methods.attach(self.encoder, self.layers, beside, task_type=self.task_type))
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,13 @@ def test_a_base_that_holds_an_adapter_goes_on_with_it_and_with_no_other(base: Pa
     assert moved(base, second) == set()
     with pytest.raises(SettingError, match="adapted with 'adapter'"):
         network.load(tmp_path / "first").adapt("lora", MethodOptions(), seed=0)
+
+
+def test_a_model_that_lost_its_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    saved(adapt(base, "prompt"), tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "adapter")
+    with pytest.raises(ArtifactError, match="adapter is missing"):
+        network.load(tmp_path / "model")
 
 
 def test_lora_again_on_a_merged_model_starts_from_what_it_learned(base: Path, tmp_path: Path) -> None:
