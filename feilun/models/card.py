@@ -129,6 +129,7 @@ def _front(told: Told, line: Sequence[Artifact], root: Model | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     pipeline = PIPELINES.get(str(told.facts.get("task")))
+    own = [said for said in map(_said, told.reports) if said.get("model") == told.digest]  # not of what it became
     results = [
         EvalResult(
             task_type=pipeline or "other",
@@ -139,7 +140,7 @@ def _front(told: Told, line: Sequence[Artifact], root: Model | None) -> str:
             metric_type=metric["name"],
             metric_value=round(figures[metric["name"]]["value"], 6),
         )
-        for said in map(_said, told.reports[:1])
+        for said in own[:1]
         for domain, figures in {"all": said["all"], **said["domains"]}.items()
         for metric in said["metrics"]
         if metric["name"] in figures
@@ -152,7 +153,7 @@ def _front(told: Told, line: Sequence[Artifact], root: Model | None) -> str:
         library_name=LIBRARIES.get(str(told.facts.get("format"))),
         tags=["feilun", *([str(told.facts["task"])] if "task" in told.facts else [])],
         datasets=[name for d in line if isinstance(d, Source) and (name := _hub_name(d))] or None,
-        metrics=[m["name"] for m in _said(told.reports[0])["metrics"]] if told.reports else None,
+        metrics=[m["name"] for m in own[0]["metrics"]] if own else None,
         model_name=_title(told, root),
         eval_results=results or None,
     )
@@ -221,7 +222,10 @@ def _evaluation(told: Told) -> str:
         names = [m["name"] for m in said["metrics"]]
         rows = [[_plain(name), f"{g['n']:,}", *(_figure(g.get(m)) for m in names)] for name, g in groups.items()]
         verdict = {True: "passed", False: "missed"}[said["passed"]] if said["checks"] else "no gate"
-        words = f"Report {report.short}, split {said['split']}, {said['intervals']}; {verdict}."
+        of_other = (
+            "" if said.get("model") == told.digest else f" on {str(said.get('model'))[:12]}, made from this model"
+        )
+        words = f"Report {report.short}{of_other}, split {said['split']}, {said['intervals']}; {verdict}."
         parts.append(words + "\n\n" + _table(["rows", "n", *names], rows))
     return "\n\n".join(parts)
 

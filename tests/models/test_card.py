@@ -64,12 +64,16 @@ def test_a_compressed_model_has_one_too(bench: tiny.Bench, model: Model) -> None
     read = huggingface_hub.ModelCard.load(small.path / card.FILE)
     assert read.data.to_dict()["library_name"] == "openvino"
     assert model.digest in read.text and "openvino.Core()" in read.text
+    made = bench.run("evaluate", Report, model=small, examples=(bench.examples(),))
+    of_trained = card.Told(model.facts, (), {}, model.digest, (made,))
+    text = card.render(bench.store, of_trained)  # what was measured on another form is told as that, and only there
+    assert f"on {small.short}, made from this model" in text and "model-index" not in text
 
 
 def test_an_exported_card_tells_what_was_measured(bench: tiny.Bench, model: Model, exported: Path) -> None:
     read = huggingface_hub.ModelCard.load(exported / card.FILE)
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in read.data.eval_results or []}
-    (report,) = card.of(bench.store, model).reports
+    report = card.of(bench.store, model).reports[0]  # its own come first
     figures = json.loads((report.path / "report.json").read_bytes())
     assert results["all", "accuracy"] == pytest.approx(figures["all"]["accuracy"]["value"], abs=1e-6)
     assert results["films", "macro_f1"] == pytest.approx(figures["domains"]["films"]["macro_f1"]["value"], abs=1e-6)
