@@ -6,13 +6,15 @@ tokenizer and chat template; a GGUF file is read as well (``feilun.models.gguf``
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from peft.tuners.lora import LoraLayer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -68,13 +70,14 @@ class Causal(Adaptable):
         device = self.embeddings.weight.device
         flat = torch.tensor([i for row in rows for i in row], device=device).unsqueeze(0)
         positions = torch.cat([torch.arange(len(row), device=device) for row in rows]).unsqueeze(0)
-        found: Tensor = self.encoder.get_decoder()(
-            input_ids=flat,
-            position_ids=positions,
-            attention_mask=flat.new_empty(1, 1, 1, 1),  # so that none is made: attention goes by the lengths
-            lengths=[len(row) for row in rows],
-            use_cache=False,
-        ).last_hidden_state
+        with self._as_autocast_has_it():
+            found: Tensor = self.encoder.get_decoder()(
+                input_ids=flat,
+                position_ids=positions,
+                attention_mask=flat.new_empty(1, 1, 1, 1),  # so that none is made: attention goes by the lengths
+                lengths=[len(row) for row in rows],
+                use_cache=False,
+            ).last_hidden_state
         return found[0]
 
     def surprise(self, rows: Sequence[Sequence[int]], counts: Sequence[Sequence[bool]]) -> tuple[Tensor, Tensor]:
@@ -118,6 +121,19 @@ class Causal(Adaptable):
 
     def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:
         """Nothing: words need no labels."""
+
+    @contextlib.contextmanager
+    def _as_autocast_has_it(self) -> Iterator[None]:
+        """Inside, LoRA does not widen its input to float32 only for autocast to narrow it again."""
+        wide = not torch.is_autocast_enabled(self.embeddings.weight.device.type)
+        put = [m for m in self.encoder.modules() if isinstance(m, LoraLayer)] if self.adapted and not wide else []
+        for module in put:
+            module.cast_input_dtype_enabled = False
+        try:
+            yield
+        finally:
+            for module in put:
+                module.cast_input_dtype_enabled = True
 
     def _narrow(self) -> None:
         """What an adapter leaves as it is need not be wider than the products: half the memory, and nothing to convert.

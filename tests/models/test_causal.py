@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feilun.errors import ArtifactError
-from feilun.models import blocks, causal, chat, network
+from feilun.models import blocks, causal, chat, decoding, network
+from feilun.models.adapting.options import MethodOptions
 from tests.models import tiny_causal
 
 ROWS = st.lists(st.lists(st.integers(3, 30), min_size=1, max_size=40), min_size=1, max_size=5)
@@ -100,6 +101,25 @@ def test_a_saved_model_is_the_same_to_us_and_to_transformers(tmp_path: Path) -> 
     wanted = made(ids, torch.ones_like(ids))
     torch.testing.assert_close(again(ids, torch.ones_like(ids)), wanted)
     torch.testing.assert_close(theirs(input_ids=ids).logits, wanted)
+
+
+def test_what_lora_leaves_as_it_is_is_narrow_while_it_is_trained_and_saved_as_it_was_then(tmp_path: Path) -> None:
+    made = tiny_causal.load(tmp_path / "base")
+    made.adapt("lora", MethodOptions(), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        lost, _ = made.surprise([[1, 5, 9, 4]], [[True] * 4])
+    lost.sum().backward()
+    kinds = {(p.requires_grad, p.dtype) for p in made.encoder.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+    assert len(decoding.Writing(made).write([[1, 5]])) == 1  # also outside of autocast
+    ids = torch.tensor([[1, 5, 9, 4]])
+    trained = causal.load(tmp_path / "base").encoder
+    for parameter in trained.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16).float()
+    (tmp_path / "saved").mkdir()
+    causal.save(made, tmp_path / "saved")
+    torch.testing.assert_close(causal.load(tmp_path / "saved").encoder(ids).logits, trained(ids).logits)
 
 
 def test_a_model_without_a_template_gets_a_plain_one(tmp_path: Path) -> None:
