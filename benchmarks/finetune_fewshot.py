@@ -14,7 +14,7 @@ from benchmarks import material, peers
 from benchmarks.bench import Row, Run, row
 
 SEEDS = 5
-OURS: dict[str, Any] = {"draws": 8, "learning_rate": 1e-4}
+OURS: dict[str, Any] = {"draws": 8}
 AS_IT_COMES: dict[str, dict[str, Any]] = {"setfit": {}}
 FEWER_PAIRS = {"setfit": {"num_iterations": 20}, "setfit-least": {"sampling_strategy": "undersampling"}}
 
