@@ -26,7 +26,7 @@ HELD_OUT = 0.1
 SPAN = pl.Struct({"start": pl.Int64, "end": pl.Int64, "label": pl.String})
 ANSWER = pl.Struct({"start": pl.Int64, "text": pl.String})
 # The embeddings learn as well: most of these characters mean nothing to the model yet.
-TRAINING = {"context": 128, "freeze_embeddings": False, "learning_rate": 5e-4, "batch_tokens": 1024, "epochs": 3}
+TRAINING = {"context": 128, "freeze_embeddings": False, "learning_rate": 2e-4, "batch_tokens": 1024, "epochs": 3}
 
 
 def tag(run: Run) -> Iterator[Row]:
