@@ -47,7 +47,7 @@ def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSe
         return Watch(lambda: mean_loss(network, numbers, task.losses, settings))
 
     first = figure(task, network, held_out)
-    return Watch(lambda: figure(task, network, held_out).figure, first.higher_is_better)
+    return Watch(lambda: figure(task, network, held_out).figure, first.higher_is_better, first.name)
 
 
 def figure(task: Task, network: Any, held_out: pl.DataFrame) -> Metric:

@@ -60,7 +60,8 @@ def finetune(
     fitting = learning.learn(network, task, numbers, settings, work.scratch, held_out=held_out)
     for progress in fitting:
         work.record("training", progress.step, progress.steps, loss=progress.loss)
-        if progress.held_out is not None:
+        if progress.held_out is not None and progress.watch is not None:
+            work.metrics |= {"watched": progress.watch.name, "higher_is_better": progress.watch.higher_is_better}
             best = {} if progress.best is None else {"best_held_out": progress.best}
             work.record("held out", progress.step, progress.steps, held_out=progress.held_out, **best)
     trained = share(network)

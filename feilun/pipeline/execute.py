@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from feilun.errors import ArtifactError, ConflictError, FeilunError, StepError
-from feilun.pipeline.steps import Progress, Settings, Step, Workspace
+from feilun.pipeline.steps import Progress, Settings, Step, Stopped, Watch, Workspace
 from feilun.store import runs
 from feilun.store.artifacts import Artifact, ArtifactStore, canonical
 
@@ -84,11 +84,22 @@ def _adopt(store: ArtifactStore, print_: str) -> runs.Made | None:
 
 
 def run_step(
-    store: ArtifactStore, step: Step, settings: Settings, inputs: Inputs, *, name: str, observe: Observer | None = None
+    store: ArtifactStore,
+    step: Step,
+    settings: Settings,
+    inputs: Inputs,
+    *,
+    name: str,
+    observe: Observer | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Do the step's work unless its fingerprint is known, and record the attempt whatever comes of it.
 
+    Args:
+        watch: sees all that the step records, each step of a training too, and may raise ``Stopped``.
+
     Raises:
+        Stopped: ``watch`` did; the attempt is recorded with that outcome.
         ConflictError: another process is doing the same work now.
         FeilunError: whatever the step raised; the attempt is recorded as failed.
     """
@@ -103,7 +114,7 @@ def run_step(
     with _alone(scratch, name), _fresh_folder(store) as folder:
         for artifact in _each(inputs):
             store.verify(artifact)
-        work = Workspace(store, folder, scratch, (lambda p: observe(name, p)) if observe else None)
+        work = Workspace(store, folder, scratch, (lambda p: observe(name, p)) if observe else None, watch=watch)
         wall, core = time.perf_counter_ns(), time.process_time_ns()
         output: Artifact | None = None
         outcome, problem = "failed", None
@@ -112,6 +123,11 @@ def run_step(
             outcome = runs.FINISHED
         except KeyboardInterrupt:
             outcome = "interrupted"
+            raise
+        except Stopped as stop:
+            outcome, problem = stop.outcome, stop.why
+            if stop.outcome == "pruned":
+                shutil.rmtree(scratch, ignore_errors=True)
             raise
         except FeilunError as error:
             problem = str(error)

@@ -10,10 +10,10 @@ import inspect
 import time
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -53,6 +53,19 @@ class Step:
     together: bool = False  # whether all processes that torchrun started do it with each other
 
 
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """Raised by whoever watches a step and has seen enough; the attempt is recorded with its ``outcome``.
+
+    Args:
+        outcome: "interrupted" keeps the scratch folder, so that the next attempt goes on; "pruned" removes it.
+    """
+
+    def __init__(self, outcome: Literal["interrupted", "pruned"], why: str) -> None:
+        super().__init__(why)
+        self.outcome = outcome
+        self.why = why
+
+
 @dataclass
 class Progress:
     """How far a step is; ``total`` 0 means that it cannot say."""
@@ -63,6 +76,9 @@ class Progress:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
+Watch = Callable[[Progress, Mapping[str, Any]], None]  # progress, and what the run has recorded so far
+
+
 class Workspace:
     """What a step may touch.
 
@@ -71,22 +87,32 @@ class Workspace:
     """
 
     def __init__(
-        self, store: ArtifactStore, folder: Path, scratch: Path, observe: Callable[[Progress], None] | None = None
+        self,
+        store: ArtifactStore,
+        folder: Path,
+        scratch: Path,
+        observe: Callable[[Progress], None] | None = None,
+        *,
+        watch: Watch | None = None,
     ) -> None:
         self.store = store
         self.folder = folder
         self.scratch = scratch
         self.metrics: dict[str, Any] = {}
         self._observe = observe or (lambda progress: None)
+        self._watch = watch
         self._shown = 0.0
         self._what = ""
 
     def record(self, what: str, done: float, total: float = 0, **numbers: float) -> None:
         """Show progress, and remember the newest numbers in the run.
 
-        More of the same is shown at most ten times a second; something else (``what``) is always shown.
+        More of the same is shown at most ten times a second; something else (``what``) is always shown. Whoever watches
+        the step sees everything, and may stop it.
         """
         self.metrics.update(numbers)
+        if self._watch is not None:
+            self._watch(Progress(what, done, total, numbers), self.metrics)
         now = time.monotonic()
         if now - self._shown >= 0.1 or done >= total or what != self._what:
             self._shown, self._what = now, what

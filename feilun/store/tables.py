@@ -59,7 +59,7 @@ runs = Table(
     Column("metrics", Text, nullable=False),
     Column("core_ns", BigInteger, nullable=False),  # processor time of the run, all threads
     Column("wall_ns", BigInteger, nullable=False),
-    Column("outcome", String(16), nullable=False),  # finished, failed, interrupted
+    Column("outcome", String(16), nullable=False),  # finished, failed, interrupted, pruned
     Column("error", Text),
     Column("output", String(64), ForeignKey("artifacts.digest")),
     Column("started_at", BigInteger, nullable=False),

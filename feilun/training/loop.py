@@ -38,7 +38,7 @@ class Progress:
     """After ``step`` of ``steps``: the rows' mean loss, the gradient's length before clipping.
 
     ``held_out`` is what the watch measured after this step, where it did, and ``best`` the best of that so far: who
-    compares trainings gives up on this one by not asking for the next step.
+    compares trainings gives up on this one by not asking for the next step. ``watch`` says what that figure is.
     """
 
     step: int
@@ -47,6 +47,7 @@ class Progress:
     gradient: float
     held_out: float | None = None
     best: float | None = None
+    watch: Watch | None = None
 
 
 def fit(
@@ -105,7 +106,7 @@ def fit(
             held_out = state.look(step + 1) if looks else None
             if (step + 1) % settings.checkpoint_steps == 0:
                 state.save(scratch, step + 1, fence)
-            yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best)
+            yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best, watch)
         state.finish()
     finally:
         state.optimizer.close()

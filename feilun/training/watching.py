@@ -20,6 +20,7 @@ class Watch:
 
     measure: Callable[[], float]
     higher_is_better: bool = False
+    name: str = "loss"
 
 
 class Watcher:
