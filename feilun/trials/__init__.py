@@ -1,0 +1,1 @@
+"""Many trainings instead of one: which settings are best, how sure a figure is, what more data would bring."""
