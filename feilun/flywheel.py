@@ -24,7 +24,8 @@ import feilun.feedback.step
 import feilun.finetune.step
 import feilun.prepare.step
 import feilun.relearn.step
-import feilun.serve.step  # noqa: F401
+import feilun.serve.step
+import feilun.trials.step  # noqa: F401
 from feilun import catalog, turn
 from feilun.accounts import keys, tenants
 from feilun.accounts.terms import Terms
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
     from feilun.serve.background import Background
+    from feilun.trials.subject import Subject
 
 STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
 OTHERS: dict[str, type[Settings]] = {"bill": BillSettings, "relearn.*": RelearnSettings}
@@ -153,6 +155,15 @@ class Flywheel:
             if isinstance(outcome.artifact, Release) and not follows():
                 self._register(outcome.artifact)
             yield outcome
+
+    def subject(self, name: str | None = None, observe: Observer | None = None) -> Subject:
+        """A section of finetune with its inputs made, for ``feilun.trials``: search, validate, learning_curve."""
+        from feilun.trials import subject
+
+        section = subject.section_of(self.project, name)
+        made = subject.inputs_of(section, self.project, self.store, self.outside, observe)
+        price = self.bill_settings.core_hour
+        return subject.of(section, made, self.store, home=self.deployment.home, core_hour=price, observe=observe)
 
     def relearn(self, name: str | None = None, *, promote: bool = True, observe: Observer | None = None) -> turn.Turn:
         """One turn: learn from the feedback that is there, decide, and promote if that is worth it."""

@@ -16,14 +16,17 @@ from feilun.cli import (
     feedback,
     init,
     key,
+    learning_curve,
     relearn,
     releases,
     run,
+    search,
     serve,
     status,
     tenant,
     trace,
     usage,
+    validate,
 )
 from feilun.errors import FeilunError
 from feilun.show import print_error
@@ -37,6 +40,9 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("run")(run.run)
+app.command("search")(search.search)
+app.command("validate")(validate.validate)
+app.command("learning-curve")(learning_curve.learning_curve)
 app.command("serve")(serve.serve)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from feilun import datasets
 from feilun.errors import DataError, SettingError, did_you_mean
 from feilun.pipeline.kinds import Dataset
 from feilun.trials import law as laws
@@ -83,7 +84,7 @@ def learning_curve(
     if sizes < LEAST_SIZES or not 1 <= draws <= 100:
         raise SettingError(f"a law needs at least {LEAST_SIZES} sizes and 1 draw", where="--sizes, --draws")
     whole = _with_held_out(subject, seed)
-    all_rows = int(whole.facts["splits"]["train"])
+    all_rows = datasets.read(whole, "train").height
     counts = sorted({round(all_rows / 2**k) for k in range(sizes)})
     if len(counts) < sizes or counts[0] < 2:
         raise DataError(f"{all_rows} training rows are too few for {sizes} sizes", where="--sizes")
@@ -98,8 +99,8 @@ def learning_curve(
             model = subject.train(name, settings, examples=part).artifact
             report = subject.judge(f"{name} evaluate", model, part)
             shown = [m for m in report["metrics"] if not shown or m in shown]
-            if metric is not None and metric not in report["all"]:
-                known = [m["name"] for m in report["metrics"]]
+            known = [m["name"] for m in report["metrics"]]
+            if metric is not None and metric not in known:
                 hint = did_you_mean(metric, known) or f"there is {', '.join(known)}"
                 raise SettingError(f"the task has no metric '{metric}'", where="--metric", hint=hint)
             runs = subject.outcomes[before:]
@@ -113,7 +114,7 @@ def learning_curve(
 
 
 def _with_held_out(subject: Subject, seed: int) -> Dataset:
-    if subject.examples.facts.get("splits", {}).get("test"):
+    if datasets.read(subject.examples, "test").height:
         return subject.examples
     return subject.divide(f"learning-curve {subject.section} held out", "fold", FoldSettings(folds=5, seed=seed))
 
@@ -139,9 +140,7 @@ def _extrapolated(
         value, spread = figure(times * most)
         gain = laws.band(value - now, spread - now_drawn)
         expected.append({"times": times, "rows": int(times * most), **laws.band(value, spread), "gain": gain})
-    along = [
-        {"rows": float(n), **laws.band(*figure(float(n)))} for n in np.geomspace(rows.min(), MORE[-1] * most, 60)
-    ]
+    along = [{"rows": float(n), **laws.band(*figure(float(n)))} for n in np.geomspace(rows.min(), MORE[-1] * most, 60)]
     return Curve(
         section,
         name,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-STEEPNESS = np.geomspace(0.05, 2.0, 160)  # of the law, c: where data of one kind is added it has been 0.05 to 1
+STEEPNESS = np.geomspace(0.05, 2.0, 24)  # of the law, c: where data of one kind is added it has been 0.05 to 1
 RESAMPLES = 2000
 
 
@@ -37,25 +37,43 @@ def fit(rows: Floats, errors: Floats, least: float = 0.0) -> Law:
 
     >>> n = np.array([100.0, 200, 400, 800])
     >>> law = fit(n, (0.1 + 3 * n**-0.5)[None])
-    >>> [round(float(x[0]), 2) for x in (law.a, law.b, law.c)]
-    [0.1, 3.01, 0.5]
+    >>> [round(float(x[0]), 1) for x in (law.a, law.b, law.c)]
+    [0.1, 3.0, 0.5]
     """
     scale = rows.max()
-    found = np.full((3, len(errors)), np.nan)
-    lowest = np.full(len(errors), np.inf)
-    for c in STEEPNESS:
-        x = (rows / scale) ** -c
-        centred = x - x.mean()
-        b = np.maximum(0.0, errors @ centred / (centred @ centred))
-        a = errors.mean(1) - b * x.mean()
-        low = a < least
-        b = np.where(low, np.maximum(0.0, (errors - least) @ x / (x @ x)), b)
-        a = np.where(low, np.maximum(least, (errors - b[:, None] * x).mean(1)), a)
-        squares = ((errors - a[:, None] - b[:, None] * x) ** 2).sum(1)
+    lowest, found = np.full(len(errors), np.inf), np.zeros((3, len(errors)))
+
+    def look(steepness: Floats) -> None:
+        nonlocal lowest
+        squares, law = _given(steepness, rows / scale, errors, least)
         better = squares < lowest
-        found[:, better] = np.stack([a, b * scale**c, np.full(len(errors), c)])[:, better]
+        found[:, better] = law[:, better]
         lowest = np.where(better, squares, lowest)
-    return Law(*found)
+
+    for c in STEEPNESS:
+        look(np.full(len(errors), c))
+    width = STEEPNESS[1] / STEEPNESS[0]
+    for _ in range(4):  # then ever closer around the best of those
+        around = found[2].copy()
+        for power in (-0.75, -0.5, -0.25, 0.25, 0.5, 0.75):
+            look(around * width**power)
+        width **= 0.25
+    a, b, c = found
+    return Law(a, b * scale**c, c)
+
+
+def _given(c: Floats, shares: Floats, errors: Floats, least: float) -> tuple[Floats, Floats]:
+    """Squares (R,), and a, b, c (3, R) of the best laws of these steepnesses (R,), by shares of the most rows (N,)."""
+    x = shares ** -c[:, None]
+    mean, middle = errors.mean(1), x.mean(1)
+    centred = x - middle[:, None]
+    b = np.maximum(0.0, (errors * centred).sum(1) / (centred * centred).sum(1))
+    a = mean - b * middle
+    low = a < least
+    floor = least if np.isfinite(least) else 0.0
+    b = np.where(low, np.maximum(0.0, ((errors - floor) * x).sum(1) / (x * x).sum(1)), b)
+    a = np.where(low, floor, a)
+    return ((errors - a[:, None] - b[:, None] * x) ** 2).sum(1), np.stack([a, b, c])
 
 
 def draws(rows: Floats, errors: Floats, seed: int, *, least: float = 0.0) -> tuple[Law, Law]:

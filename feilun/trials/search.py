@@ -202,6 +202,7 @@ class _Search:
         name = f"{self.prefix}{trial.number}"
         try:
             settings = spaces.changed(self.fixed, values)
+            self.budget.begin()
             outcome = self.subject.train(name, settings, examples=self.aside, watch=self._watch(trial, settings))
             figure = self._figure(name, outcome, trial)
         except Stopped as stop:

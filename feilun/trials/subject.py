@@ -120,6 +120,21 @@ def inputs_of(
     return found
 
 
+def of(
+    section: Section,
+    inputs: Inputs,
+    store: ArtifactStore,
+    *,
+    home: Path,
+    core_hour: Money,
+    observe: Observer | None = None,
+) -> Subject:
+    """The section, ready to be trained."""
+    settings = section.settings
+    assert isinstance(settings, FinetuneSettings)
+    return Subject(section.name, settings, inputs, store, home, core_hour, observe)
+
+
 def digests(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs by their digests, for an identity."""
     return {key: value.digest for key, value in sorted(inputs.items()) if isinstance(value, Artifact)}

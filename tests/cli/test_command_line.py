@@ -14,6 +14,9 @@ import pytest
 VERBS = [
     "init",
     "run",
+    "search",
+    "validate",
+    "learning-curve",
     "serve",
     "tenant",
     "key",

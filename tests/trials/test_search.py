@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +54,9 @@ def test_a_search_finds_settings_that_are_no_worse_than_the_section_has_and_a_se
 ) -> None:
     films = subject(tmp_path, bench, learning_rate=2e-5)
     told: list[Trial] = []
-    wanted = Wanted(trials=8, space=SPACE)
+    wanted = Wanted(trials=7, space=SPACE)
     found = search(films, wanted, told.append)
-    assert [t.number for t in told] == list(range(8)) and found.stopped == "trials"
+    assert [t.number for t in told] == list(range(7)) and found.stopped == "trials"
     own = found.trials[0]
     assert own.values == {"batch_tokens": 512, "epochs": 6, "learning_rate": 2e-5} and own.state == "finished"
     assert found.best is not None and found.best.figure is not None and own.figure is not None
@@ -71,12 +70,12 @@ def test_a_search_finds_settings_that_are_no_worse_than_the_section_has_and_a_se
     assert set(digests(films.inputs).values()) == set(tuned.parents)
     runs = len(outcomes(bench))
     assert gist(search(films, wanted)) == gist(found) and len(outcomes(bench)) == runs
-    assert len(search(films, replace(wanted, trials=9)).trials) == 9
+    assert len(search(films, replace(wanted, trials=8)).trials) == 8
 
 
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(bench: tiny.Bench, tmp_path: Path) -> None:
     films = subject(tmp_path, bench, checkpoint_steps=3)
-    wanted = Wanted(trials=5, space=SPACE)
+    wanted = Wanted(trials=3, space=SPACE)
     seen = 0
 
     def stop(name: str, progress: Progress) -> None:
@@ -101,15 +100,11 @@ def test_a_budget_is_overspent_by_one_step_at_the_most_and_more_money_goes_on(
     bench: tiny.Bench, tmp_path: Path
 ) -> None:
     films = subject(tmp_path, bench, checkpoint_steps=1)
-    spent: list[float] = []
-    begin = time.process_time()
-    found = search(
-        replace(films, observe=lambda name, progress: spent.append(time.process_time() - begin)),
-        Wanted(trials=50, money=Money(10**9, "USD"), space=SPACE),
-    )
+    found = search(films, Wanted(trials=50, money=Money(10**9, "USD"), space=SPACE))
     assert found.stopped == "money" and outcomes(bench)[-1] == "interrupted"
     assert found.trials[-1].state == "interrupted" and found.trials[-1].why == "no money left"
-    assert 10**9 <= found.cost.nano < 1.5 * 10**9  # a step of this network takes a hundredth of a second
+    # a step of this network takes a hundredth of a second; what is not part of a run is counted while it runs
+    assert 0.95 * 10**9 <= found.cost.nano < 1.25 * 10**9
     assert search(films, Wanted(trials=50, money=Money(10**9, "USD"), space=SPACE)).core_ns == found.core_ns
     more = search(films, Wanted(trials=len(found.trials), space=SPACE))
     assert more.stopped == "trials" and more.trials[-1].state in ("finished", "pruned")
