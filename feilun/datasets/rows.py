@@ -35,7 +35,8 @@ TRUTH: dict[str, pl.DataType | type[pl.DataType]] = {
     "chosen": pl.String,  # the better answer
     "rejected": pl.String,  # the worse one
 }
-ORDER = ("id", "text", *TRUTH, "split", "contributor", "domain")  # of the columns in the file
+TIME = "time"  # when a row was written, where the source says it: text that sorts as the times do
+ORDER = ("id", "text", *TRUTH, "split", "contributor", "domain", TIME)  # of the columns in the file
 SPLITS = ("train", "test")
 FEEDBACK = "feedback-"  # how the ids of rows begin that users gave by correcting an answer
 ROW_GROUP = 65_536  # rows; fixed, for it changes the file's bytes
@@ -49,7 +50,8 @@ def read(dataset: Dataset, split: str | None = None) -> pl.DataFrame:
         split: "train" or "test"; None for both.
 
     Returns:
-        N rows with the columns id, text, split, contributor and domain, all text, and those of ``TRUTH`` that it has.
+        N rows with the columns id, text, split, contributor and domain, all text, those of ``TRUTH`` that it has, and
+        ``time`` where its source says when a row was written.
 
     Raises:
         DataError: it has no ``data.parquet``, or that is not such a table.
@@ -85,10 +87,11 @@ def check(frame: pl.DataFrame, where: str) -> None:
     always = [name for name in COLUMNS if name != "label"]
     if not set(always) <= set(frame.columns) <= set(ORDER):
         raise DataError(
-            f"a dataset has the columns {', '.join(always)}, and of {', '.join(TRUTH)} those that its task needs",
+            f"a dataset has the columns {', '.join(always)}, and of {', '.join(TRUTH)} those that its task needs, "
+            f"and {TIME} where the source says it",
             where=f"{where}: {', '.join(frame.columns)}",
         )
-    types = dict.fromkeys(COLUMNS, pl.String) | TRUTH
+    types = dict.fromkeys((*COLUMNS, TIME), pl.String) | TRUTH
     for name in frame.columns:
         if frame[name].dtype != types[name]:
             wanted = "text" if types[name] == pl.String else types[name]

@@ -11,7 +11,7 @@ import polars as pl
 from feilun import datasets
 from feilun.datasets.positions import key
 from feilun.errors import DataError
-from feilun.prepare import answering, conversations, labelling, spans
+from feilun.prepare import answering, conversations, labelling, spans, times
 from feilun.prepare.card import Card
 from feilun.prepare.cells import Cells
 from feilun.prepare.repairing import Moved, repair
@@ -32,9 +32,9 @@ def clean(cells: Cells, settings: PrepareSettings, card: Card, number: int = 0) 
         number: of the file among the source's: ids of the source's own count in one file only.
 
     Returns:
-        N rows with id, text, contributor, domain and the columns of ``TRUTH`` that were named; ``split`` where a column
-        says it; and ``key``, which decides the split, ``same``, which two rows share that ask the same, and ``truth``,
-        which two rows share that answer the same.
+        N rows with id, text, contributor, domain and the columns of ``TRUTH`` that were named; ``split`` and ``time``
+        where a column says it; and ``key``, which decides the split, ``same``, which two rows share that ask the same,
+        and ``truth``, which two rows share that answer the same.
 
     Raises:
         DataError: a column is missing, a cell holds what it should not (row and column are named), an id stands twice.
@@ -51,6 +51,7 @@ def clean(cells: Cells, settings: PrepareSettings, card: Card, number: int = 0) 
             **given,
             "source_id": _source_ids(cells, settings, number),
             "contributor": _contributors(cells, settings.contributor),
+            **({datasets.TIME: times.read(cells, settings.time)} if settings.time is not None else {}),
             **({"split": _splits(cells, settings.split)} if isinstance(settings.split, str) else {}),
         }
     )

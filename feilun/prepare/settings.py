@@ -75,6 +75,7 @@ class PrepareSettings(Settings):
     separator: str = Field(default=";", min_length=1)  # between labels in one cell
     id: str | None = None  # the column with the source's own row ids; without it the text is the id
     contributor: str | ContributorColumn | None = None  # without it every row has its own
+    time: str | None = None  # the column that says when a row was written: ISO 8601, or numbers that grow
     domain: str = Field(default="main", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     bands: tuple[Band, ...] = ()  # the first that holds a number names it
     names: dict[str, str] | None = None  # every label that may occur -> what to call it

@@ -28,7 +28,7 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
         A dataset with the new and the replayed training rows, and the held-out rows of both.
     """
     new = datasets.read(feedback)
-    known = still_allowed(datasets.read(old), new)
+    known = still_allowed(datasets.read(old).drop(datasets.TIME, strict=False), new)
     held_out = pl.concat([new, known]).filter(pl.col("split") == "test")
     fresh = unlearned(new, known)
     pool = known.filter(pl.col("split") == "train").join(fresh, on="text", how="anti")

@@ -27,6 +27,7 @@ class Point:
     draw: int
     model: str
     figures: Mapping[str, float]
+    widths: Mapping[str, float]  # of the figures' 95 % intervals, from the held-out rows
     core_ns: int
     reused: bool
 
@@ -35,9 +36,10 @@ class Point:
 class Curve:
     """What was measured and what follows; values with ``low`` and ``high`` have 95 % intervals.
 
-    ``law``: error = a + b rows^-c. ``expected``: by how many times the data, the figure that the law expects and its
-    gain over the law at the data that there is. ``error``: how a figure becomes an error: "1 - figure" of a share,
-    "figure" where lower is better, else "-figure".
+    ``law``: error = a + b rows^-c, where the error is "1 - figure" of a share, the figure itself where lower is better,
+    else "-figure", as ``error`` says. ``expected``: by how many times the data, the figure that the law expects and its
+    gain over the law at the data that there is; it is never negative, for no law that rises is fitted. Intervals of
+    figures hold the chance in which rows were held out as well; all models met the same, so gains do without.
     """
 
     section: str
@@ -106,7 +108,8 @@ def learning_curve(
             runs = subject.outcomes[before:]
             figures = {m["name"]: report["all"][m["name"]]["value"] for m in report["metrics"]}
             cost, reused = sum(o.core_ns for o in runs), all(o.reused for o in runs)
-            points.append(Point(rows, draw + 1, model.digest, figures, cost, reused))
+            widths = {n: report["all"][n]["high"] - report["all"][n]["low"] for n in figures}
+            points.append(Point(rows, draw + 1, model.digest, figures, widths, cost, reused))
             if told is not None:
                 told(points[-1])
     chosen = next(m for m in shown if m["name"] == (metric or shown[0]["name"]))
@@ -130,17 +133,24 @@ def _extrapolated(
     offset, sign = (1.0, -1.0) if share else (0.0, -1.0 if higher else 1.0)
     found, drawn = laws.draws(rows, offset + sign * figures, seed, least=-np.inf if higher and not share else 0.0)
 
-    def figure(times: float) -> tuple[float, Any]:
-        return sign * (float(found.at(times)[0]) - offset), sign * (drawn.at(times) - offset)
+    def figure(rows: float) -> tuple[float, Any]:
+        return sign * (float(found.at(rows)[0]) - offset), sign * (drawn.at(rows) - offset)
 
     most = float(rows.max())
+    width = float(np.mean([p.widths[name] for p in points if p.rows == most]))
+    shift = np.random.default_rng(seed).normal(0.0, width / 3.92, len(drawn.a))  # 3.92 deviations are 95 %
+
+    def expect(rows: float) -> dict[str, Any]:
+        value, spread = figure(rows)
+        return laws.band(value, np.clip(spread + shift, 0, 1) if share else spread + shift)
+
     now, now_drawn = figure(most)
     expected = []
     for times in (1, *MORE):
         value, spread = figure(times * most)
         gain = laws.band(value - now, spread - now_drawn)
-        expected.append({"times": times, "rows": int(times * most), **laws.band(value, spread), "gain": gain})
-    along = [{"rows": float(n), **laws.band(*figure(float(n)))} for n in np.geomspace(rows.min(), MORE[-1] * most, 60)]
+        expected.append({"times": times, "rows": int(times * most), **expect(times * most), "gain": gain})
+    along = [{"rows": float(n), **expect(float(n))} for n in np.geomspace(rows.min(), MORE[-1] * most, 60)]
     return Curve(
         section,
         name,

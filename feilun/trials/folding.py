@@ -10,12 +10,10 @@ from collections.abc import Iterable, Sequence
 import polars as pl
 
 from feilun import datasets
+from feilun.datasets import TIME
 from feilun.datasets.positions import key
 from feilun.errors import DataError, SettingError
 from feilun.trials.settings import By
-
-NAMES = {"text": "text", "contributor": "contributor", "domain": "domain", "time": "time"}
-TIME = "time"
 
 
 def assign(frame: pl.DataFrame, folds: int, by: By, seed: int) -> list[int]:

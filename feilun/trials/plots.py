@@ -91,10 +91,7 @@ def curve(found: Curve, file: Path) -> None:
         axes.plot(rows, [p["value"] for p in found.fitted], color="0.1", linewidth=1.4, label="a + b rows^-c")
         measured = [p.figures[found.metric] for p in found.points]
         axes.plot([p.rows for p in found.points], measured, "o", color="0.1", markersize=4, label="measured")
-        axes.axvline(found.rows, color="0.4", linewidth=0.8, linestyle=":")
-        axes.annotate(
-            "the rows that there are", (found.rows, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right"
-        )
+        axes.axvline(found.rows, color="0.4", linewidth=0.8, linestyle=":", label="the rows that there are")
         axes.set_xscale("log")
         axes.set_xlabel("training rows")
         axes.set_ylabel(found.metric.replace("_", " "))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from feilun.errors import SettingError
+from feilun.evaluate.settings import SHARES
 from feilun.trials.settings import By, FoldSettings
 from feilun.trials.subject import Subject
 
@@ -90,17 +91,16 @@ def validate(
 
 def _together(folds: Sequence[Fold], reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Mean, deviation and interval of each figure that every part has."""
-    shared = [m for m in reports[0]["metrics"] if all(m["name"] in f.figures for f in folds)]
-    return {
-        m["name"]: {
-            **interval(
-                [f.figures[m["name"]] for f in folds],
-                float(np.mean([f.held_out / f.learned for f in folds])),
-            ),
-            "higher_is_better": m["higher_is_better"],
-        }
-        for m in shared
-    }
+    found: dict[str, dict[str, Any]] = {}
+    ratio = float(np.mean([f.held_out / f.learned for f in folds]))
+    for metric in reports[0]["metrics"]:
+        name = metric["name"]
+        if all(name in f.figures for f in folds):
+            told = interval([f.figures[name] for f in folds], ratio)
+            if name in SHARES:  # Student's t knows of no end
+                told |= {"low": max(0.0, told["low"]), "high": min(1.0, told["high"])}
+            found[name] = {**told, "higher_is_better": metric["higher_is_better"]}
+    return found
 
 
 def interval(values: Sequence[float], ratio: float) -> dict[str, float]:
