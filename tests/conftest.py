@@ -16,7 +16,10 @@ from hypothesis import settings
 from feilun.store.database import Database
 from feilun.store.migrations import open_database
 
-settings.register_profile("shared-machine", deadline=None)  # a busy neighbour is not a failure
+# A busy neighbour is not a failure, and a landing is not left to luck: the same examples each time. FEILUN_EXPLORE=1
+# draws others; what it finds becomes an ``@example``.
+explores = bool(os.environ.get("FEILUN_EXPLORE"))
+settings.register_profile("shared-machine", deadline=None, derandomize=not explores)
 settings.load_profile("shared-machine")
 
 
