@@ -15,7 +15,7 @@ from feilun.pipeline import plan as planning
 from feilun.pipeline.execute import fingerprint, run_step
 from feilun.pipeline.kinds import Dataset, Source
 from feilun.pipeline.project import Project, Section
-from feilun.pipeline.steps import STEPS, Settings, Workspace, step
+from feilun.pipeline.steps import STEPS, Settings, Stopped, Workspace, step
 from feilun.store import runs
 from feilun.store.artifacts import ArtifactStore, canonical
 from feilun.store.migrations import open_database
@@ -200,3 +200,34 @@ def test_equal_settings_have_equal_fingerprints_and_no_others(a, b):
     assert fingerprint("s", 1, a, {}) == fingerprint("s", 1, shuffled, {})
     assert (fingerprint("s", 1, a, {}) == fingerprint("s", 1, b, {})) == (canonical(a) == canonical(b))
     assert fingerprint("s", 1, a, {}) != fingerprint("s", 2, a, {})
+
+
+def test_whoever_watches_a_step_sees_everything_and_may_stop_it(store, outside):
+    source = planning.bring_in(store, outside, "words.txt", Source)
+    seen: list[float] = []
+
+    @step("long", version=1)
+    def long(source: Source, settings: CountSettings, work: Workspace) -> Dataset:
+        (work.scratch / "begun").touch()
+        for i in range(1000):  # far faster than ten times a second
+            work.record("counting", i, 1000, so_far=float(i))
+        raise AssertionError("nobody stopped it")
+
+    def watch(outcome):
+        def look(progress, metrics):
+            seen.append(metrics["so_far"])
+            if progress.done == 5:
+                raise Stopped(outcome, "enough")
+
+        return look
+
+    for outcome, left in (("interrupted", True), ("pruned", False)):
+        seen.clear()
+        with pytest.raises(Stopped, match="enough"):
+            run_step(store, STEPS["long"], CountSettings(), {"source": source}, name="long", watch=watch(outcome))
+        assert seen == [0, 1, 2, 3, 4, 5]
+        last = runs.newest(store.database, limit=1)[0]
+        assert (last["outcome"], last["error"], last["output"]) == (outcome, "enough", None)
+        assert any((store.folder / "scratch").glob("*/begun")) == left
+        assert not any((store.folder / "partial").iterdir())
+    del STEPS["long"]

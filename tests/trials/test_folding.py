@@ -123,3 +123,27 @@ def test_a_label_that_only_the_held_out_part_has_is_left_out_and_counted(bench: 
         assert "odd" not in set(datasets.read(made, "test")["label"])
         cards.append((made.path / "card.json").read_text())
     assert sum('"of_unknown_labels": 1' in card for card in cards) == 1
+
+
+def test_by_time_a_model_learns_from_the_past_alone(bench: tiny.Bench) -> None:
+    frame = tiny.frame(160)
+    days = [f"2026-{1 + (i * 7) % 12:02d}-15T00:00:00.000000+00:00" for i in range(frame.height)]
+    examples = bench.examples(frame.with_columns(time=pl.Series(days)))
+    seen: set[str] = set()
+    for k in range(3):
+        made = bench.run("fold", Dataset, {"folds": 3, "fold": k, "by": "time"}, examples=examples)
+        past, next_ = datasets.read(made, "train"), datasets.read(made, "test")
+        assert max(past["time"]) < min(next_["time"]) and seen.isdisjoint(next_["id"])
+        assert set(past["id"]) >= seen
+        seen |= set(next_["id"])
+    assert len(seen) == pytest.approx(120 * 3 / 4, abs=12)  # whole months stay together
+
+
+def test_rows_without_times_or_of_one_moment_cannot_be_divided_by_time(bench: tiny.Bench) -> None:
+    frame = tiny.frame(40)
+    with pytest.raises(DataError, match="does not say when") as refused:
+        bench.run("fold", Dataset, {"by": "time"}, examples=bench.examples(frame))
+    assert "time = " in str(refused.value)
+    at_once = bench.examples(frame.with_columns(time=pl.lit("2026-01-01T00:00:00+00:00")))
+    with pytest.raises(DataError, match="do not fall into 6 blocks"):
+        bench.run("fold", Dataset, {"by": "time"}, examples=at_once)
