@@ -1,7 +1,9 @@
 """Names in a text: which characters, and what they name.
 
 The network says for each piece of the text whether a span of some label begins there (``B-``), goes on (``I-``) or
-neither (``O``), the scheme of Ramshaw and Marcus (1995); the best row of tags that is possible becomes spans.
+neither (``O``), the scheme of Ramshaw and Marcus (1995). The pieces of a word decide together, and the best row of tags
+that is possible becomes spans; only where the rows that were learned from have spans that end within words does each
+piece decide for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from feilun.errors import DataError
 from feilun.models import inference
 from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, metrics_spans, windows
+from feilun.tasks import forward, metrics_spans, windows, words
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
@@ -30,6 +32,7 @@ HEAD = "tokens"
 COLUMNS = ("spans",)
 READS = ("text",)
 OUTSIDE = "O"
+CUT = 0.05  # a greater share of spans that end within words is meant so
 UNTOLD = -100  # the tag of what has no loss: special tokens, and pieces that another window answers for
 
 Floats = NDArray[np.float32]
@@ -70,7 +73,8 @@ def labels(frame: pl.DataFrame) -> list[str]:
 def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Examples:
     """Windows over the texts with the tag of every piece; each piece counts once, in the window where it lies deepest.
 
-    ``options.balance`` is as for classification, of tags: 1 finds more spans, and more that are none.
+    ``options.balance`` is as for classification, of tags: 1 finds more spans, and more that are none. What is learned
+    from first decides whether answers are whole words (``network.decided``).
 
     Raises:
         DataError: two spans of a row overlap, or one is not within its text, or has a label the network does not have.
@@ -82,6 +86,7 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
         encode(piece, _checked(spans, text, row), number)
         for piece, spans, text, row in zip(pieces, frame["spans"].to_list(), frame["text"], frame["id"], strict=True)
     ]
+    network.decided.setdefault("whole_words", _are_words(frame))
     targets = []
     for window in cut:
         row = np.full(len(window.ids), UNTOLD, np.int64)
@@ -119,7 +124,7 @@ def load(model: Model) -> inference.Engine:
 
 
 def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
-    """The spans of each text, in order, with the least probable of its pieces' tags as score.
+    """The spans of each text, in order; ``score`` is how probable its words are part of such a span, on average.
 
     ``raw`` holds the probabilities of each text's pieces, (pieces, C).
     """
@@ -130,8 +135,9 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
         shift = window.at - window.first
         parts[window.row].append(scores[window.own.start + shift : window.own.stop + shift])
     raw = [np.concatenate(found) for found in parts]
+    whole = bool(engine.decided.get("whole_words", True))
     said = [
-        {"spans": decode(text, piece, scores, engine.labels)}
+        {"spans": decode(text, piece, scores, engine.labels, whole=whole)}
         for text, piece, scores in zip(texts, pieces, raw, strict=True)
     ]
     return Answered(said, raw)
@@ -168,19 +174,56 @@ def best(scores: Floats, tags: Sequence[str]) -> list[int]:
     return path[::-1]
 
 
-def decode(text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str]) -> list[dict[str, Any]]:
-    """The spans that the best row of tags says, in order, none over another; ``scores`` are (pieces, C)."""
+def decode(
+    text: str, pieces: windows.Pieces, scores: Floats, tags: Sequence[str], *, whole: bool = True
+) -> list[dict[str, Any]]:
+    """The spans that the best row of tags says, in order, none over another; ``scores`` are (pieces, C).
+
+    Args:
+        whole: a span is whole words, each of which takes the mean of its pieces; else it may end with any piece.
+    """
     there = [i for i, (start, end) in enumerate(zip(pieces.starts, pieces.ends, strict=True)) if start < end]
     spans: list[dict[str, Any]] = []
     if not there:
         return spans
-    for i, number in zip(there, best(scores[there], tags), strict=True):
-        tag, score = tags[number], float(scores[i, number])
-        if tag.startswith("B-") and (not spans or pieces.starts[i] >= spans[-1]["end"]):
-            spans.append({"start": pieces.starts[i], "end": pieces.ends[i], "label": tag[2:], "score": score})
+    firsts = words.firsts(text, pieces, there) if whole else list(range(len(there)))
+    each = by_word(scores[there], firsts, tags)
+    for word, number in enumerate(best(each, tags)):
+        tag, label = tags[number], tags[number][2:]
+        group = there[firsts[word] : firsts[word + 1] if word + 1 < len(firsts) else None]
+        start, end = pieces.starts[group[0]], pieces.ends[group[-1]]
+        sure = float(sum(each[word, i] for i, other in enumerate(tags) if other != OUTSIDE and other[2:] == label))
+        if tag.startswith("B-") and (not spans or start >= spans[-1]["end"]):
+            spans.append({"start": start, "end": end, "label": label, "sure": [sure]})
         elif tag != OUTSIDE:  # a beginning within the last span is a second piece of one and the same character
-            spans[-1] |= {"end": pieces.ends[i], "score": min(score, spans[-1]["score"])}
-    return [{**span, "text": text[span["start"] : span["end"]]} for span in spans]
+            spans[-1] |= {"end": end, "sure": [*spans[-1]["sure"], sure]}
+    said = []
+    for span in spans:
+        start, end = words.without_pictures(text, span["start"], span["end"]) if whole else (span["start"], span["end"])
+        score = min(1.0, float(np.mean(span["sure"])))
+        said.append({"start": start, "end": end, "label": span["label"], "score": score, "text": text[start:end]})
+    return said
+
+
+def by_word(scores: Floats, firsts: Sequence[int], tags: Sequence[str]) -> Floats:
+    """Probabilities (words, C) from those of pieces, (pieces, C); ``firsts`` are the pieces at which words begin.
+
+    Of each label a word has the mean of its pieces, whether they say ``B-`` or ``I-``; which of the two it is to be is
+    said by its first piece. A word of one piece has that piece's probabilities.
+    """
+    if len(firsts) == len(scores):
+        return scores
+    sizes = np.diff([*firsts, len(scores)])
+    found: Floats = np.add.reduceat(scores, firsts, axis=0) / sizes[:, None].astype(np.float32)
+    first = scores[firsts]
+    for begin, tag in enumerate(tags):
+        if tag.startswith("B-"):
+            within = list(tags).index(f"I-{tag[2:]}")
+            mass = found[:, begin] + found[:, within]
+            both = np.maximum(first[:, begin] + first[:, within], 1e-30)
+            found[:, begin] = mass * first[:, begin] / both
+            found[:, within] = mass - found[:, begin]
+    return found
 
 
 def encode(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str, int]) -> NDArray[np.int64]:
@@ -197,6 +240,17 @@ def encode(pieces: windows.Pieces, spans: list[dict[str, Any]], number: dict[str
         found[inside] = number[f"I-{span['label']}"]
         found[inside[:1]] = number[tag]
     return found
+
+
+def _are_words(frame: pl.DataFrame) -> bool:
+    """Whether spans are whole words, but for a few."""
+    places = [
+        (text, s["start"], s["end"])
+        for text, spans in zip(frame["text"], frame["spans"].to_list(), strict=True)
+        for s in spans
+    ]
+    cut = sum(words.whole(*place) != place[1:] for place in places)
+    return cut <= CUT * len(places)
 
 
 def _may(before: str, tag: str) -> bool:

@@ -156,8 +156,56 @@ def test_each_piece_has_one_loss_whatever_the_batch(net: network.Network) -> Non
 def test_a_character_of_two_pieces_is_in_one_span_only() -> None:
     pieces = windows.Pieces([0, 1, 2], [0, 0, 1], [1, 1, 2])
     scores = np.eye(5, dtype=np.float32)[[0, 1, 4]]  # B-bad and B-good on the same character
-    found = tag.decode("xy", pieces, scores, TAGS)
+    found = tag.decode("xy", pieces, scores, TAGS, whole=False)
     assert [(s["start"], s["end"], s["label"]) for s in found] == [(0, 1, "bad")]
+
+
+PARTS = ["Pri", "ya", "Zoë", "\u0301", "3", "kg", "北", "京", "ひ", "🎉", "👩\u200d🚀", "-", " ", "  ", "한", "서"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=12), st.integers(0, 10_000))
+def test_whatever_the_pieces_say_no_span_ends_within_a_word_and_none_has_an_emoji_at_its_end(
+    parts: list[str], seed: int
+) -> None:
+    text = "".join(parts)
+    ends = list(itertools.accumulate(len(part) for part in parts))
+    starts = [0, *ends[:-1]]
+    blank = [end if part.isspace() else start for part, start, end in zip(parts, starts, ends, strict=True)]
+    pieces = windows.Pieces(list(range(len(parts))), blank, ends)
+    scores = np.random.default_rng(seed).dirichlet(np.full(5, 0.3), len(parts)).astype(np.float32)
+    found = tag.decode(text, pieces, scores, TAGS)
+    for span in found:
+        start, end = span["start"], span["end"]
+        assert text[start:end] == span["text"] and start < end and 0 < span["score"] <= 1
+        for place in (start, end):
+            beside = text[max(0, place - 1) : place + 1]
+            assert not (len(beside) == 2 and beside.isascii() and beside.isalnum())
+        if any(sign.isalnum() for sign in span["text"]):
+            assert span["text"][0] not in "🎉👩🚀 " and span["text"][-1] not in "🎉👩🚀 "
+    assert all(a["end"] <= b["start"] for a, b in itertools.pairwise(found))
+
+
+def test_a_word_decides_as_one_and_its_score_is_not_that_of_a_piece_that_was_overruled() -> None:
+    text = "to Priya 🎉 now"
+    pieces = windows.Pieces([0, 1, 2, 3, 4], [0, 3, 6, 9, 11], [2, 6, 8, 10, 14])
+    scores = np.full((5, 5), 0.001, np.float32)
+    for piece, number in enumerate((4, 1, 4, 3, 4)):  # O, B-good, O within the name, I-good on the emoji, O
+        scores[piece, number] = 0.996
+    scores[2] = (0.001, 0.001, 0.001, 0.447, 0.55)  # not quite sure that "ya" goes on
+    (said,) = tag.decode(text, pieces, scores, TAGS)
+    assert (said["start"], said["end"], said["text"], said["label"]) == (3, 8, "Priya", "good")
+    assert said["score"] > 0.5
+    assert tag.decode(text, pieces, scores, TAGS, whole=False)[0]["text"] != "Priya"
+
+
+def test_spans_that_are_parts_of_words_are_learned_as_such(net: network.Network) -> None:
+    for end, whole in ((9, True), (8, False)):
+        net.decided = {}
+        made = row("the story") | {"spans": [{"start": 4, "end": end, "label": "bad"}]}
+        tag.examples(pl.DataFrame([made], schema_overrides=SCHEMA), net, TaskOptions())
+        assert net.decided == {"whole_words": whole}
+    net.decided = {}
 
 
 def test_an_empty_text_has_no_span(tuned: Model) -> None:
