@@ -52,6 +52,13 @@ def test_every_row_is_held_out_once_and_no_text_is_on_both_sides(texts: list[str
     assert len({(text, number) for text, number in zip(texts, part, strict=True)}) == len(set(texts))
 
 
+def test_conversations_that_begin_alike_are_in_one_part() -> None:
+    said = [[{"role": "user", "content": first}] for first in ("A film", "a  FILM", "b", "c")]
+    frame = rows(["1", "2", "3", "4"]).with_columns(messages=pl.Series(said, dtype=datasets.TRUTH["messages"]))
+    part = folding.assign(frame, 3, "text", 0)
+    assert part[0] == part[1]
+
+
 def test_texts_that_differ_in_case_alone_are_one_text() -> None:
     frame = rows(["A film", "a  FILM", "b", "c"])
     part = folding.assign(frame, 3, "text", 0)

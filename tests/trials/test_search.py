@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from feilun.errors import SettingError
+from feilun.errors import ConflictError, SettingError
 from feilun.finetune.settings import FinetuneSettings
 from feilun.pipeline.steps import Progress
 from feilun.store import tables
@@ -157,3 +158,20 @@ def test_a_setting_of_one_method_is_searched_with_that_method_alone(bench: tiny.
     assert {t.state for t in found.trials} <= {"finished", "pruned"}
     assert {("rank" in t.values) == (t.values["method"] == "lora") for t in found.trials} == {True}
     assert {t.values["method"] for t in found.trials} == {"full", "lora"}
+
+
+def test_two_searches_of_one_section_do_not_mix(bench: tiny.Bench, tmp_path: Path) -> None:
+    films = subject(tmp_path, bench)
+    search(films, Wanted(minutes=0, space=SPACE))
+    with (tmp_path / "trials" / "finetune.films.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="another process searches"):
+            search(films, Wanted(trials=1, space=SPACE))
+
+
+def test_other_data_is_another_search(bench: tiny.Bench, tmp_path: Path) -> None:
+    films = subject(tmp_path, bench, epochs=1)
+    wanted = Wanted(trials=1, space=("learning_rate=1e-5..2e-2",))
+    more = replace(films, inputs={**films.inputs, "examples": bench.examples(tiny.frame(200))})
+    assert search(films, wanted).study != search(more, wanted).study
+    assert search(films, replace(wanted, seed=1)).study != search(films, wanted).study == search(films, wanted).study
