@@ -5,6 +5,7 @@ What is trained on and what is asked are cut by the same lines, so a piece has t
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from feilun.errors import SettingError
 from feilun.models import tokens
 
 LEAST = 16  # tokens of context: below that a window is mostly its own edges
+FIRST_MARK = "\u0300"  # no character before it is a mark
+JOINER = "\u200d"  # of emoji, and of letters: Unicode counts it as a format, not as a mark
 OVERLAP = 4  # two neighbours share a window's width divided by this
 
 
@@ -21,7 +24,8 @@ OVERLAP = 4  # two neighbours share a window's width divided by this
 class Pieces:
     """All pieces of one text: their ids, and of which characters each is, ``starts[i]`` to ``ends[i]`` (excluded).
 
-    White space around a piece is not part of it; one that is nothing else has its end where it starts.
+    White space around a piece is not part of it; one that is nothing else has its end where it starts. A mark that no
+    piece holds, as tokenizers leave accents out, belongs to the piece before it.
     """
 
     ids: list[int]
@@ -124,4 +128,16 @@ def _pieces(text: str, encoding: Encoding) -> Pieces:
             ids.append(token)
             starts.append(start + len(covered) - len(covered.lstrip()))
             ends.append(max(starts[-1], end - len(covered) + len(covered.rstrip())))
-    return Pieces(ids, starts, ends)
+    begun = set(starts)
+    return Pieces(
+        ids, starts, [_marked(text, end, begun) if a < end else end for a, end in zip(starts, ends, strict=True)]
+    )
+
+
+def _marked(text: str, end: int, begun: set[int]) -> int:
+    """Where the last character ends with the marks on it: accents, vowel signs, selectors and joiners of emoji."""
+    while end < len(text) and text[end] >= FIRST_MARK and end not in begun:
+        if text[end] != JOINER and not unicodedata.category(text[end]).startswith("M"):
+            break
+        end += 1
+    return end
