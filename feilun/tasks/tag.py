@@ -213,8 +213,8 @@ def by_word(scores: Floats, firsts: Sequence[int], tags: Sequence[str]) -> Float
     """
     if len(firsts) == len(scores):
         return scores
-    sizes = np.diff([*firsts, len(scores)])
-    found: Floats = np.add.reduceat(scores, firsts, axis=0) / sizes[:, None].astype(np.float32)
+    sizes = np.diff([*firsts, len(scores)]).astype(np.float32)
+    found: Floats = np.asarray(np.add.reduceat(scores, firsts, axis=0) / sizes[:, None], np.float32)
     first = scores[firsts]
     for begin, tag in enumerate(tags):
         if tag.startswith("B-"):

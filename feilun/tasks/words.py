@@ -1,7 +1,7 @@
 """Which pieces of a text are one word, so that a name never ends within one.
 
-A word is a run of letters, digits and marks. In scripts that write no spaces between words, and in Korean, where endings
-are written onto names, each piece stands for itself.
+A word is a run of letters, digits and marks. In scripts that write no spaces between words, and in Korean, which writes
+endings onto names, each piece stands for itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def whole(text: str, start: int, end: int) -> tuple[int, int]:
     >>> whole("to Priya 🎉 now", 3, 6), whole("to Priya 🎉 now", 3, 10), whole("🎉", 0, 1)
     ((3, 8), (3, 8), (0, 1))
     """
-    while 0 < start and joined(text, start, start):
+    while start > 0 and joined(text, start, start):
         start -= 1
     while end < len(text) and joined(text, end, end):
         end += 1
