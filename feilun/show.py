@@ -99,9 +99,10 @@ def short(digest: str | None) -> str:
     return digest[:12] if digest else "-"
 
 
-def interval(figure: Mapping[str, float]) -> str:
-    """A figure with its 95 % interval: ``0.781 [0.762, 0.800]``."""
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def interval(figure: Mapping[str, Any]) -> str:
+    """A figure with its 95 % interval where there is one: ``0.781 [0.762, 0.800]``."""
+    ends = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
+    return f"{figure['value']:.3f}{ends}"
 
 
 def _cell(value: Any) -> str:

@@ -27,8 +27,7 @@ def against(ours: Asked, other: Asked, how: Bootstrap) -> dict[str, Any]:
     drawn = bootstrap.draws([m for pair in pairs for m in pair], how.resamples, how.seed)
     found: dict[str, Any] = {"model": other.model.digest, "metrics": {}}
     for (one, two), mine, its in zip(pairs, drawn[::2], drawn[1::2], strict=True):
-        low, high = bootstrap.interval(mine - its)
-        difference = with_interval(one.figure - two.figure, low, high)
+        difference = with_interval(one.figure - two.figure, bootstrap.interval(mine - its))
         found["metrics"][one.name] = difference | {"other": two.figure, "p": bootstrap.p_value(mine - its)}
     if (first := _right(ours)) is not None and (second := _right(other)) is not None:
         found["mcnemar"] = mcnemar(first, second)

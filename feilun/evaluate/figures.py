@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from feilun.tasks import bootstrap
 from feilun.tasks.metrics import Metric
 
+Figure = dict[str, Any]  # value, low and high: numbers, or None where an end is not known
+
 
 @dataclass(frozen=True)
 class Bootstrap:
@@ -23,7 +25,7 @@ class Bootstrap:
     seed: int
 
 
-def of(metrics: Sequence[Metric], how: Bootstrap) -> dict[str, dict[str, float]]:
+def of(metrics: Sequence[Metric], how: Bootstrap) -> dict[str, Figure]:
     """Value and 95 % interval of each metric, by name; one that these rows say nothing of is left out.
 
     An interval always holds its value: where a resample cannot reach it, as beside a small calibration error, which
@@ -34,15 +36,14 @@ def of(metrics: Sequence[Metric], how: Bootstrap) -> dict[str, dict[str, float]]
         return {}
     found = {}
     for metric, drawn in zip(told, bootstrap.draws(told, how.resamples, how.seed), strict=True):
-        low, high = bootstrap.interval(drawn)
-        found[metric.name] = with_interval(metric.figure, low, high)
+        found[metric.name] = with_interval(metric.figure, bootstrap.interval(drawn))
     return found
 
 
-def with_interval(value: float, low: float, high: float) -> dict[str, float]:
-    """A figure as the report has it."""
-    low, high = (end if math.isfinite(end) else value for end in (low, high))
-    return {"value": float(value), "low": float(min(low, value)), "high": float(max(high, value))}
+def with_interval(value: float, ends: tuple[float, float] | None) -> Figure:
+    """A figure as the report has it; without ends of the interval where no resample said anything."""
+    low, high = (min(ends[0], value), max(ends[1], value)) if ends else (None, None)
+    return {"value": float(value), "low": low, "high": high}
 
 
 def part(metrics: Sequence[Metric], mask: NDArray[np.bool_]) -> list[Metric]:

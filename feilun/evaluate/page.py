@@ -30,7 +30,7 @@ NAMES = {
     "brier": "Brier score",
     "ece": "expected calibration error",
 }
-Pair = tuple[str, Sequence[Mapping[str, float]]]
+Pair = tuple[str, Sequence[Mapping[str, Any]]]
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -51,15 +51,15 @@ def render(report: Mapping[str, Any]) -> str:
         if report.get(key):
             parts += [f"<h2>{title}</h2>", show(report)]
     if "classes" in report["all"]:
-        for name, figures in _groups(report).items():
+        for name, figures in _groups(report):
             parts += [f"<h2>{escape(name)}</h2>", _classes(figures, report["labels"])]
     return "\n".join([*parts, "</body></html>\n"])
 
 
-def _groups(report: Mapping[str, Any]) -> dict[str, Any]:
-    """All rows and each domain; of one domain alone, only that."""
+def _groups(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """All rows and each domain, which may be called as it likes; of one domain alone, only that."""
     domains: Mapping[str, Any] = report["domains"]
-    return dict(domains) if len(domains) == 1 else {"all": report["all"], **domains}
+    return [*domains.items()] if len(domains) == 1 else [("all rows", report["all"]), *domains.items()]
 
 
 def _gate(checks: Sequence[Mapping[str, Any]]) -> str:
@@ -72,14 +72,14 @@ def _gate(checks: Sequence[Mapping[str, Any]]) -> str:
 
 def _overview(report: Mapping[str, Any]) -> str:
     groups, metrics = _groups(report), [m["name"] for m in report["metrics"]]
-    shown = [m for m in ("macro_f1", "accuracy") if m in metrics] or metrics[:1]
-    rows: list[Pair] = [(name, [g[m] for m in shown if m in g]) for name, g in groups.items()]
+    shown = [metrics[0], *(m for m in metrics[1:] if m == "accuracy")]
+    rows: list[Pair] = [(name, [g[m] for m in shown if m in g]) for name, g in groups]
     told = f"filled: {_name(shown[0])}" + (f"; hollow: {_name(shown[1])}" if len(shown) > 1 else "")
     plot = plots.intervals(rows, *plots.span(rows)) + f"<p class='small'>{told}; lines: 95 % intervals</p>"
     up = {m["name"]: "" if m["higher_is_better"] else " (less is better)" for m in report["metrics"]}
-    few = dict(list(groups.items())[:4])
-    table = [[_name(m) + up[m], *(_interval(g[m]) if m in g else "-" for g in few.values())] for m in metrics]
-    return plot + _table(["", *few], table)
+    few = groups[:4]
+    table = [[_name(m) + up[m], *(_interval(g[m]) if m in g else "-" for _, g in few)] for m in metrics]
+    return plot + _table(["", *(name for name, _ in few)], table)
 
 
 def _lengths(report: Mapping[str, Any]) -> str:
@@ -105,8 +105,7 @@ def _calibration(report: Mapping[str, Any]) -> str:
 def _against(report: Mapping[str, Any]) -> str:
     other = report["against"]
     rows = [
-        [_name(name), f"{m['other']:.4f}", f"{m['value']:+.4f} [{m['low']:+.4f}, {m['high']:+.4f}]", _p(m["p"])]
-        for name, m in other["metrics"].items()
+        [_name(name), f"{m['other']:.4f}", _interval(m, "+.4f"), _p(m["p"])] for name, m in other["metrics"].items()
     ]
     words = [f"model {other['model'][:12]} on the same rows"]
     if "agreement" in other:
@@ -139,7 +138,7 @@ def _robustness(report: Mapping[str, Any]) -> str:
         [
             r["change"],
             f"{r['changed_texts']:.0%}",
-            f"{r['difference']['value']:+.3f} [{r['difference']['low']:+.3f}, {r['difference']['high']:+.3f}]",
+            _interval(r["difference"], "+.3f"),
             f"{r['changed_answers']:.1%}" if "changed_answers" in r else "-",
         ]
         for r in report["robustness"]
@@ -197,12 +196,15 @@ def _name(metric: str) -> str:
     return NAMES.get(metric, metric.replace("_", " "))
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"p {value:.3f}" if value >= 0.001 else "p < 0.001"
 
 
-def _interval(figure: Mapping[str, float]) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+def _interval(figure: Mapping[str, Any], form: str = ".3f") -> str:
+    low, high = figure["low"], figure["high"]
+    return f"{figure['value']:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

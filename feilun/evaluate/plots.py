@@ -13,7 +13,7 @@ NAMED = 30  # classes whose names fit beside a confusion matrix
 MOST_CELL, LEAST_CELL, MATRIX = 40, 7, 620
 
 
-def intervals(rows: Sequence[tuple[str, Sequence[Mapping[str, float]]]], least: float, most: float) -> str:
+def intervals(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], least: float, most: float) -> str:
     """A line for each row: a dot (the second one hollow) and its interval for each figure, from ``least`` to ``most``.
 
     >>> "<circle" in intervals([("films", [{"value": 0.5, "low": 0.4, "high": 0.6}])], 0, 1)
@@ -37,10 +37,10 @@ def intervals(rows: Sequence[tuple[str, Sequence[Mapping[str, float]]]], least: 
         shifts = (0,) if len(figures) == 1 else (-4, 4)
         for figure, shift, fill in zip(figures, shifts, (BLUE, "#fff"), strict=False):
             y = middle + shift
-            marks.append(
-                f"<line x1='{x(figure['low'])}' y1='{y}' x2='{x(figure['high'])}' y2='{y}' stroke='{BLUE}'/>"
-                f"<circle cx='{x(figure['value'])}' cy='{y}' r='3.5' fill='{fill}' stroke='{BLUE}'/>"
-            )
+            if figure["low"] is not None:
+                ends = f"x1='{x(figure['low'])}' y1='{y}' x2='{x(figure['high'])}' y2='{y}'"
+                marks.append(f"<line {ends} stroke='{BLUE}'/>")
+            marks.append(f"<circle cx='{x(figure['value'])}' cy='{y}' r='3.5' fill='{fill}' stroke='{BLUE}'/>")
     return _svg(LEFT + PLOT + 30, height, "".join(marks))
 
 
@@ -112,9 +112,10 @@ def short(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def span(rows: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> tuple[float, float]:
+def span(rows: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> tuple[float, float]:
     """From where to where a plot of these figures should go: shares from 0 to 1, others as far as they reach."""
-    ends = [f[end] for _, figures in rows for f in figures for end in ("low", "high")]
+    every = [f[end] for _, figures in rows for f in figures for end in ("low", "value", "high")]
+    ends = [end for end in every if end is not None]
     if not ends or (min(ends) >= 0 and max(ends) <= 1):
         return 0.0, 1.0
     room = (max(ends) - min(ends)) * 0.05 or 1.0

@@ -41,12 +41,11 @@ def measure(asked: Asked, how: Bootstrap) -> list[dict[str, Any]]:
         if not math.isfinite(worse.figure):
             continue
         before, after = bootstrap.draws([first, worse], how.resamples, how.seed)
-        low, high = bootstrap.interval(after - before)
         entry: dict[str, Any] = {
             "change": name,
             "changed_texts": sum(changed) / len(changed),
-            first.name: with_interval(worse.figure, *bootstrap.interval(after)),
-            "difference": with_interval(worse.figure - first.figure, low, high),
+            first.name: with_interval(worse.figure, bootstrap.interval(after)),
+            "difference": with_interval(worse.figure - first.figure, bootstrap.interval(after - before)),
         }
         agree = same(asked.answered, told.answered)
         found.append(entry | ({"changed_answers": float(1 - agree.mean())} if agree is not None else {}))

@@ -46,12 +46,13 @@ def compare(network: Any, plain: Any, task: Task, held_out: pl.DataFrame, *, see
 
     both = [holding.figure(task, one, held_out) for one in (network, plain)]
     drawn = bootstrap.draws(both, RESAMPLES, seed)
+    ends = bootstrap.interval(drawn[0] - drawn[1])
     return {
         "figure": both[0].name,
         "with": round(both[0].figure, 4),
         "without": round(both[1].figure, 4),
         "difference": round(both[0].figure - both[1].figure, 4),
-        "interval": [round(end, 4) for end in bootstrap.interval(drawn[0] - drawn[1])],
+        "interval": [round(end, 4) for end in ends] if ends else None,
         "rows": held_out.height,
     }
 

@@ -135,13 +135,13 @@ def _front(told: Told, line: Sequence[Artifact], root: Model | None) -> str:
             task_type=pipeline or "other",
             dataset_type="feilun",
             dataset_name=domain,
-            dataset_config=domain,  # what tells results apart on the hub
+            dataset_config=config,  # what tells results apart on the hub
             dataset_split=said["split"],
             metric_type=metric["name"],
             metric_value=round(figures[metric["name"]]["value"], 6),
         )
         for said in own[:1]
-        for domain, figures in {"all": said["all"], **said["domains"]}.items()
+        for domain, config, figures in _groups(said)
         for metric in said["metrics"]
         if metric["name"] in figures
     ]
@@ -218,16 +218,21 @@ def _evaluation(told: Told) -> str:
     parts = []
     for report in told.reports:
         said = _said(report)
-        groups = said["domains"] if len(said["domains"]) == 1 else {"all": said["all"], **said["domains"]}
+        groups = _groups(said)[1:] if len(said["domains"]) == 1 else _groups(said)
         names = [m["name"] for m in said["metrics"]]
-        rows = [[_plain(name), f"{g['n']:,}", *(_figure(g.get(m)) for m in names)] for name, g in groups.items()]
+        rows = [[_plain(name), f"{g['n']:,}", *(_figure(g.get(m)) for m in names)] for name, _, g in groups]
         verdict = {True: "passed", False: "missed"}[said["passed"]] if said["checks"] else "no gate"
         of_other = (
             "" if said.get("model") == told.digest else f" on {str(said.get('model'))[:12]}, made from this model"
         )
         words = f"Report {report.short}{of_other}, split {said['split']}, {said['intervals']}; {verdict}."
-        parts.append(words + "\n\n" + _table(["rows", "n", *names], rows))
+        parts.append(words + "\n\n" + _table(["rows", "n", *map(_plain, names)], rows))
     return "\n\n".join(parts)
+
+
+def _groups(said: Mapping[str, Any]) -> list[tuple[str, str | None, Any]]:
+    """All rows and each domain: a name, a config that no other has, and the figures; a domain may be called "all"."""
+    return [("all rows", None, said["all"]), *((name, name, figures) for name, figures in said["domains"].items())]
 
 
 def _limits(told: Told, line: Sequence[Artifact]) -> str:
@@ -302,8 +307,11 @@ def _hub_name(artifact: Artifact | None) -> str | None:
     return None
 
 
-def _figure(figure: Mapping[str, float] | None) -> str:
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]" if figure else "-"
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "-"
+    known = figure["low"] is not None
+    return f"{figure['value']:.3f}" + (f" [{figure['low']:.3f}, {figure['high']:.3f}]" if known else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -36,24 +36,31 @@ def draws(metrics: Sequence[Metric], resamples: int, seed: int) -> list[Floats]:
     return [np.concatenate(parts) for parts in found]
 
 
-def interval(drawn: NDArray[Any]) -> tuple[float, float]:
-    """The 95 % percentile interval of figures (R,); resamples that say nothing (NaN) are left out."""
+def interval(drawn: NDArray[Any]) -> tuple[float, float] | None:
+    """The 95 % percentile interval of figures (R,); resamples that say nothing (NaN) are left out.
+
+    None where none of them says anything.
+    """
     told = drawn[np.isfinite(drawn)]
     if not told.size:
-        return float("nan"), float("nan")
+        return None
     low, high = np.percentile(told, [2.5, 97.5])
     return float(low), float(high)
 
 
-def p_value(differences: NDArray[Any]) -> float:
-    """Two-sided: how often resampled differences (R,) reach 0 or beyond; at least 1 / (R + 1).
+def p_value(differences: NDArray[Any]) -> float | None:
+    """Two-sided: how often resampled differences (R,) reach 0 or beyond; at least 2 / (R + 1).
 
-    >>> p_value(np.array([0.1] * 99))
+    Resamples that say nothing (NaN) are evidence of nothing: they are left out. None where no other is left.
+
+    >>> p_value(np.array([0.1] * 99 + [np.nan] * 400))
     0.02
     """
-    n = len(differences)
-    side = min((differences <= 0).sum(), (differences >= 0).sum())
-    return float(min(1.0, 2 * (side + 1) / (n + 1)))
+    told = differences[np.isfinite(differences)]
+    if not told.size:
+        return None
+    side = min((told <= 0).sum(), (told >= 0).sum())
+    return float(min(1.0, 2 * (side + 1) / (told.size + 1)))
 
 
 def _weights(n: int, resamples: int, most: int, seed: int) -> Iterator[Floats]:

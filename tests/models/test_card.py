@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import transformers
@@ -75,7 +77,7 @@ def test_an_exported_card_tells_what_was_measured(bench: tiny.Bench, model: Mode
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in read.data.eval_results or []}
     report = card.of(bench.store, model).reports[0]  # its own come first
     figures = json.loads((report.path / "report.json").read_bytes())
-    assert results["all", "accuracy"] == pytest.approx(figures["all"]["accuracy"]["value"], abs=1e-6)
+    assert results["all rows", "accuracy"] == pytest.approx(figures["all"]["accuracy"]["value"], abs=1e-6)
     assert results["films", "macro_f1"] == pytest.approx(figures["domains"]["films"]["macro_f1"]["value"], abs=1e-6)
     assert "; passed." in read.text and model.digest in read.text and report.digest in read.text
 
@@ -149,3 +151,40 @@ def test_a_model_of_vectors_is_exported_in_the_layout_of_sentence_transformers(b
     assert {"modules.json", "1_Pooling/config.json", "sentence_bert_config.json"} <= set(files)
     assert json.loads((to / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"] == 32
     assert huggingface_hub.ModelCard.load(to / card.FILE).data.to_dict()["pipeline_tag"] == "sentence-similarity"
+
+
+def test_labels_in_names_of_figures_stay_text_in_one_cell_of_the_card(bench: tiny.Bench) -> None:
+    """RELIABILITY 51."""
+    label = "x|</td><script>alert(1)</script> **b** [c](javascript:x)"
+    places = pl.List(pl.Struct({"start": pl.Int64, "end": pl.Int64, "label": pl.String}))
+    spans = pl.Series("spans", [[{"start": 0, "end": 2, "label": label}]] * 80, dtype=places)
+    examples = bench.examples(tiny.frame(80).drop("label").with_columns(spans))
+    settings = {**tiny.QUICK, "epochs": 1, "task": "tag"}
+    model = bench.run("finetune", Model, settings, base=bench.base(), examples=examples)
+    made = bench.run("evaluate", Report, {"resamples": 100}, model=model, examples=(examples,))
+    assert label in str(json.loads((made.path / "report.json").read_bytes())["metrics"])
+    text = card.render(bench.store, card.of(bench.store, model))
+    (head,) = (line for line in text.split("\n") if line.startswith("| rows |"))
+    rows = text.split(head)[1].split("\n\n")[0].strip().split("\n")
+    assert "<script>" not in head.replace("\\<script\\>", "") and "](" not in head and " **b**" not in head
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (head, *rows)} == {len(rows[0].split("|")) - 1}
+
+
+def test_a_domain_called_all_stands_beside_the_totals_in_card_and_page(bench: tiny.Bench) -> None:
+    names = pl.when(pl.arange(0, pl.len()) % 12 == 3).then(pl.lit("all")).otherwise(pl.lit("books"))
+    examples = bench.examples(tiny.frame(120).with_columns(domain=names))
+    model = bench.run("finetune", Model, {**tiny.QUICK, "epochs": 1}, base=bench.base(), examples=examples)
+    settings = {"resamples": 100, "require": {"all.accuracy": 0.0, "accuracy": 0.0}}
+    made = bench.run("evaluate", Report, settings, model=model, examples=(examples,))
+    said = json.loads((made.path / "report.json").read_bytes())
+    counts = {"all rows": 30, "all": 10, "books": 20}
+    assert {"all rows": said["all"]["n"]} | {k: v["n"] for k, v in said["domains"].items()} == counts
+    page = (made.path / "report.html").read_text("utf-8")
+    assert {k: int(n) for k, n in re.findall(r"<h2>(all rows|all|books)</h2>\n<p>n (\d+)", page)} == counts
+    assert all(f"<th>{name}</th>" in page for name in counts)
+    text = card.render(bench.store, card.of(bench.store, model))
+    assert {k: int(n) for k, n in re.findall(r"^\| (all rows|all|books) \| (\d+)", text, re.M)} == counts
+    results = huggingface_hub.ModelCard(text).data.eval_results or []
+    told = {r.dataset_name: r.metric_value for r in results if r.metric_type == "accuracy"}
+    groups = {"all rows": said["all"], **said["domains"]}
+    assert told == {k: pytest.approx(figures["accuracy"]["value"], abs=1e-6) for k, figures in groups.items()}
