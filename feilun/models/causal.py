@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from feilun.errors import ArtifactError, StepError
-from feilun.models import blocks, chat, gguf, tokens, weights
+from feilun.models import blocks, chat, control, gguf, tokens, weights
 from feilun.models.adapting import methods
 from feilun.models.adapting.adaptable import Adaptable
 from feilun.models.chat import Chat, Message
@@ -27,6 +27,7 @@ from feilun.models.network import quiet
 
 HEAD = "words"
 GGUF = "model.gguf"
+PARTS = ("role", "content")  # of a message
 
 
 class Words(nn.Module):
@@ -117,7 +118,23 @@ class Causal(Adaptable):
 
     def prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Token ids of what is read before an answer is written. Training and serving both ask here."""
-        return self.encode(self.chat.prompts(conversations))
+        return self.encode(self.chat.prompts(self.told(conversations)))
+
+    def wholes(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Token ids of conversations with their answers."""
+        return self.encode(self.chat.whole(self.told(conversations)))
+
+    def told(self, conversations: Sequence[Sequence[Message]]) -> list[list[dict[str, str]]]:
+        """Conversations as templates see them: what is a special token in a message is parted (``control``).
+
+        Without a template a conversation is read as one text, so that its messages cannot make a token together.
+        """
+        if not self.chat.template:
+            joined = control.words(self.tokenizer, ["".join(m["content"] for m in told) for told in conversations])
+            return [[{"role": "user", "content": text}] for text in joined]
+        said = control.words(self.tokenizer, [m[key] for told in conversations for m in told for key in PARTS])
+        parts = iter(said)
+        return [[{key: next(parts) for key in PARTS} for _ in told] for told in conversations]
 
     def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:
         """Nothing: words need no labels."""
@@ -168,6 +185,7 @@ def load(folder: Path, context: int | None = None) -> Causal:
         tokenizer.no_truncation()
         talk = chat.load(folder)
     blocks.install(encoder)
+    _own_manner(encoder)
     network = Causal(encoder, tokenizer, talk, context or _context(folder) or encoder.config.max_position_embeddings)
     network.restore(folder)
     if (folder / "config.json").is_file():
@@ -229,6 +247,17 @@ def mismatch(tokenizer: Tokenizer, trained: list[int], served: list[int], where:
 
 def _at(tokenizer: Tokenizer, ids: list[int], at: int) -> str:
     return repr(tokenizer.id_to_token(ids[at])) if at < len(ids) else "absent"
+
+
+def _own_manner(encoder: Any) -> None:
+    """How a base's maker wrote answers (beams, penalties, forbidden words) is not how these are written.
+
+    transformers fills whatever a call leaves open from there, so nothing but the special tokens may stay.
+    """
+    told = encoder.generation_config
+    encoder.generation_config = transformers.GenerationConfig(
+        bos_token_id=told.bos_token_id, eos_token_id=told.eos_token_id, pad_token_id=told.pad_token_id
+    )
 
 
 def _context(folder: Path) -> int:

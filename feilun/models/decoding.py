@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,29 +33,47 @@ class Writing:
         """Token ids of conversations that wait for an answer: those that training saw (``Causal.prompts``)."""
         return self.network.prompts(conversations)
 
+    def unread(self, prompt: Sequence[int]) -> int:
+        """How many pieces at the beginning of a prompt the model cannot read.
+
+        None as long as the prompt and one piece of an answer find a position: what was learned whole is read whole.
+        Beyond, room is made for an answer, but never more than half of the positions.
+        """
+        positions = self.network.positions
+        return len(prompt) - max(positions - self.most, positions // 2) if len(prompt) >= positions else 0
+
+    @property
+    def most(self) -> int:
+        """The most pieces of an answer."""
+        return int(self.network.decided.get("answer_tokens", TOKENS))
+
     @torch.inference_mode()
     def write(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The pieces of each answer, without the one that ends it. Sampling depends on ``seed`` and the order only.
 
-        A prompt that leaves no room in the context loses its beginning.
+        A prompt loses what of it is ``unread``; an answer has at most the positions that its prompt leaves.
         """
-        most = int(self.network.decided.get("answer_tokens", TOKENS))
-        room = max(1, self.context - most)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        read = [list(prompt)[self.unread(prompt) :] for prompt in prompts]
+        order = sorted(range(len(read)), key=lambda i: len(read[i]))
         written: list[list[int]] = [[] for _ in prompts]
+        positions = self.network.positions
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            for at in range(0, len(order), BATCH):
-                chosen = order[at : at + BATCH]
-                rows = [list(prompts[i])[-room:] for i in chosen]
-                for i, answer in zip(chosen, self._write(rows, most), strict=True):
-                    written[i] = answer
+            for most, group in itertools.groupby(order, lambda i: min(self.most, positions - len(read[i]))):
+                alike = list(group)
+                for chosen in (alike[at : at + BATCH] for at in range(0, len(alike), BATCH)):
+                    for i, answer in zip(chosen, self._write([read[i] for i in chosen], most), strict=True):
+                        written[i] = answer
         return written
 
     def answers(self, conversations: Sequence[Sequence[Message]]) -> list[str]:
         """What is said next in each conversation."""
-        written = self.write(self.encode(conversations))
-        return [text.strip() for text in self.tokenizer.decode_batch(written, skip_special_tokens=True)]
+        return self.texts(self.write(self.encode(conversations)))
+
+    def texts(self, written: Sequence[Sequence[int]]) -> list[str]:
+        """What pieces of answers say."""
+        said = self.tokenizer.decode_batch([list(pieces) for pieces in written], skip_special_tokens=True)
+        return [text.strip() for text in said]
 
     def _write(self, rows: Sequence[Sequence[int]], most: int) -> list[list[int]]:
         width = max(map(len, rows))

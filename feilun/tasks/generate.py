@@ -20,7 +20,7 @@ from feilun.models.causal import Causal
 from feilun.models.chat import Chat
 from feilun.models.decoding import Writing
 from feilun.pipeline.kinds import Model
-from feilun.tasks import metrics_text
+from feilun.tasks import metrics, metrics_text
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
@@ -86,9 +86,14 @@ def load(model: Model) -> Writing:
 
 
 def answer(engine: Writing, frame: pl.DataFrame) -> Answered:
-    """The next message of each conversation; where there is no column ``messages``, ``text`` is what a user says."""
-    said = engine.answers(asked(frame))
-    return Answered([{"answer": text} for text in said], engine)
+    """The next message of each conversation; where there is no column ``messages``, ``text`` is what a user says.
+
+    ``unread``: how many pieces at its beginning found no position in the model, where there are any.
+    """
+    prompts = engine.encode(asked(frame))
+    said = [{"answer": text} for text in engine.texts(engine.write(prompts))]
+    unread = [engine.unread(prompt) for prompt in prompts]
+    return Answered([one | ({"unread": cut} if cut else {}) for one, cut in zip(said, unread, strict=True)], engine)
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
@@ -97,7 +102,12 @@ def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> l
     truth = [messages[-1]["content"] for messages in conversations]
     found = metrics_text.of(truth, [said["answer"] for said in answered.said])
     sums, numbers = surprises(answered.raw.network, conversations)
-    return [*found, metrics_text.perplexity(sums, numbers)]
+    return [*found, metrics_text.perplexity(sums, numbers), left_out(numbers)]
+
+
+def left_out(numbers: Sequence[int]) -> Metric:
+    """The share of right answers that ``surprises`` did not look at, from its counts."""
+    return metrics.mean("left_out", [not n for n in numbers], higher_is_better=False)
 
 
 def settle(network: Causal, options: TaskOptions) -> None:
@@ -145,9 +155,9 @@ def teach(
         turns += [(number, at) for at in (own[-1:] if last else own)]
     heads = network.prompts([conversations[number][:at] for number, at in turns])
     if network.chat.template:
-        wholes = network.encode(network.chat.whole([conversations[number][: at + 1] for number, at in turns]))
+        wholes = network.wholes([conversations[number][: at + 1] for number, at in turns])
     else:  # served as its own ids, whatever its first characters would have melted into
-        tails = network.encode([conversations[number][at]["content"] for number, at in turns])
+        tails = network.wholes([conversations[number][at : at + 1] for number, at in turns])
         wholes = [head + tail for head, tail in zip(heads, tails, strict=True)]
     if last or len(turns) == len(conversations):  # one answer each
         found = [_answered(network, head, whole) for head, whole in zip(heads, wholes, strict=True)]
@@ -180,16 +190,19 @@ def fitting(
 
 @torch.inference_mode()
 def surprises(network: Causal, conversations: Sequence[Sequence[Mapping[str, str]]]) -> tuple[list[float], list[int]]:
-    """The sum of the surprise of each last answer's tokens, in nats, and how many there are; cut at the context."""
-    cut = [
-        (row[: network.context], counts[: network.context]) for row, counts in teach(network, conversations, last=True)
-    ]
-    sums, numbers = [0.0] * len(cut), [sum(counts) for _, counts in cut]
-    for chosen in batches([len(row) for row, _ in cut]):
-        lost, owner = network.surprise([cut[i][0] for i in chosen], [cut[i][1] for i in chosen])
+    """The sum of the surprise of each last answer's tokens, in nats, and how many there are.
+
+    Both are 0 for a conversation of more tokens than the model has positions: nothing is said of a part of it.
+    """
+    taught = teach(network, conversations, last=True)
+    read = [i for i, (row, _) in enumerate(taught) if len(row) <= network.positions]
+    sums, numbers = [0.0] * len(taught), [0] * len(taught)
+    for batch in batches([len(taught[i][0]) for i in read]):
+        chosen = [read[at] for at in batch]
+        lost, owner = network.surprise([taught[i][0] for i in chosen], [taught[i][1] for i in chosen])
         added = lost.new_zeros(len(chosen)).index_add(0, owner, lost).tolist()
         for i, value in zip(chosen, added, strict=True):
-            sums[i] = value
+            sums[i], numbers[i] = value, sum(taught[i][1])
     return sums, numbers
 
 
@@ -246,7 +259,5 @@ def _remember(
     turns: Sequence[tuple[int, int]],
     heads: Sequence[list[int]],
 ) -> None:
-    network.probes = [
-        ([dict(m) for m in conversations[number][:at]], head)
-        for (number, at), head in list(zip(turns, heads, strict=True))[:PROBES]
-    ]
+    asked = network.told([conversations[number][:at] for number, at in turns[:PROBES]])
+    network.probes = list(zip(asked, heads, strict=False))

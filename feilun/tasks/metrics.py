@@ -40,18 +40,27 @@ class Metric:
         return replace(self, rows=self.rows[chosen])
 
 
-def mean(name: str, rows: Sequence[float] | NDArray[Any], *, higher_is_better: bool = True) -> Metric:
-    """The mean of one number a row.
+def mean(
+    name: str,
+    rows: Sequence[float] | NDArray[Any],
+    *,
+    higher_is_better: bool = True,
+    of: NDArray[np.bool_] | None = None,
+) -> Metric:
+    """The mean of one number a row, of all rows or of those in the mask ``of``; NaN where that holds none.
 
     >>> float((m := mean("accuracy", [1, 0, 1, 1])).value(m.rows.sum(0)))
     0.75
     """
     numbers = np.asarray(rows, np.float64)
-    return Metric(name, np.stack([numbers, np.ones_like(numbers)], 1), _mean, higher_is_better)
+    weights = np.ones_like(numbers) if of is None else np.asarray(of, np.float64)
+    return Metric(name, np.stack([numbers * weights, weights], 1), _mean, higher_is_better)
 
 
 def _mean(sums: Floats) -> Floats:
-    return _share(sums[..., 0], sums[..., 1])
+    nothing = np.full_like(sums[..., 0], np.nan)
+    found: Floats = np.divide(sums[..., 0], sums[..., 1], out=nothing, where=sums[..., 1] > 0)
+    return found
 
 
 def numbers(labels: Sequence[str], known: Sequence[str]) -> Ints:

@@ -93,7 +93,7 @@ def perplexity(surprise: Sequence[float], tokens: Sequence[int]) -> Metric:
 
 
 def _perplexity(sums: Floats) -> Floats:
-    found: Floats = np.exp(_over(sums[..., 0], sums[..., 1]))
+    found: Floats = np.where(sums[..., 1] > 0, np.exp(_over(sums[..., 0], sums[..., 1])), np.nan)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -95,17 +96,20 @@ def answer(engine: Writing, frame: pl.DataFrame) -> Answered:
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
-    """How often the better answer is the more probable one, by its tokens' mean and by their sum, and by how much."""
+    """How often the better answer is the more probable one, by its tokens' mean and by their sum, and by how much.
+
+    A pair of which the model cannot read one conversation whole is left out of all three, and counted.
+    """
     network = answered.raw.network
-    mean, total = [], []
-    for column in ("chosen", "rejected"):
-        sums, numbers = generate.surprises(network, _conversations(frame, column))
-        total.append(sums)
-        mean.append([s / max(1, n) for s, n in zip(sums, numbers, strict=True)])
+    better, worse = (generate.surprises(network, _conversations(frame, column)) for column in ("chosen", "rejected"))
+    total, tokens = np.array([better[0], worse[0]]), np.array([better[1], worse[1]])
+    mean = total / np.maximum(tokens, 1)
+    whole = tokens.min(0) > 0
     return [
-        metrics.mean("preferred", [b < w for b, w in zip(*mean, strict=True)]),
-        metrics.mean("preferred_whole", [b < w for b, w in zip(*total, strict=True)]),
-        metrics.mean("margin", [w - b for b, w in zip(*mean, strict=True)]),
+        metrics.mean("preferred", mean[0] < mean[1], of=whole),
+        metrics.mean("preferred_whole", total[0] < total[1], of=whole),
+        metrics.mean("margin", mean[1] - mean[0], of=whole),
+        generate.left_out(whole.tolist()),
     ]
 
 

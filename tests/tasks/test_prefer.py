@@ -4,16 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
 import feilun.finetune.step  # noqa: F401 - registers the step
 from feilun import tasks
 from feilun.errors import DataError
-from feilun.models import causal
+from feilun.models import causal, decoding
 from feilun.pipeline.kinds import Model
-from feilun.tasks import prefer
+from feilun.tasks import metrics_known, prefer
 from feilun.tasks.options import TaskOptions
+from feilun.tasks.task import Answered
 from tests.models import tiny, tiny_causal
 
 
@@ -63,6 +66,7 @@ def test_the_better_answers_become_the_likelier_ones(tmp_path: Path, told: dict[
     }
     tuned = bench.run("finetune", Model, quick | told, base=base, examples=bench.examples(rows))
     figures = {m.name: float(m.value(m.rows.sum(0))) for m in prefer.measure(rows, tasks.ask(tuned, rows.head(2)), ())}
+    assert tuple(figures) == metrics_known.BY_TASK["prefer"]
     assert figures["preferred"] == figures["preferred_whole"] == 1 and figures["margin"] > 0.5
     bench.store.database.close()
 
@@ -74,3 +78,14 @@ def test_a_pair_counts_the_tokens_of_both_and_too_long_ones_are_refused(model: c
     model.context = 20
     with pytest.raises(DataError, match="longer than the context of 20"):
         prefer.examples(rows, model, TaskOptions())
+
+
+def test_pairs_of_which_one_is_longer_than_the_model_can_read_are_left_out_and_counted(model: causal.Causal) -> None:
+    rows = tiny_causal.preferences().head(4)
+    longer = rows.with_columns(rejected=pl.Series(["zzzz" * 200, *rows["rejected"][1:]]))
+    answered = Answered([], decoding.Writing(model))
+    all_of, most_of = ({m.name: m for m in prefer.measure(told, answered, ())} for told in (rows, longer))
+    assert (all_of["left_out"].figure, most_of["left_out"].figure) == (0, 0.25)
+    for name in ("preferred", "preferred_whole", "margin"):
+        assert most_of[name].figure == all_of[name].of(np.array([1, 2, 3])).figure
+        assert math.isnan(most_of[name].of(np.array([0])).figure)
