@@ -7,6 +7,6 @@ that would be anything new. Nothing that was fetched is ever executed, and pickl
 from __future__ import annotations
 
 from feilun.catalog.entries import Entry, File, entry, names
-from feilun.catalog.references import Fetched, fetch, identity
+from feilun.catalog.references import Fetched, check, fetch, identity
 
-__all__ = ["Entry", "Fetched", "File", "entry", "fetch", "identity", "names"]
+__all__ = ["Entry", "Fetched", "File", "check", "entry", "fetch", "identity", "names"]

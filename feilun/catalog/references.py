@@ -82,6 +82,22 @@ def identity(reference: str, root: Path) -> str | None:
     return _name("path", rest, *local.fingerprint(local.find(rest, root)))
 
 
+def check(reference: str, root: Path) -> None:
+    """Look whether ``reference`` can be there, as far as that costs nothing: no file is read and nobody is asked.
+
+    Raises:
+        ProjectError: the reference cannot be understood, the catalogue has no such entry, or the file is not there.
+    """
+    scheme, rest = split(reference)
+    if scheme == "path":
+        local.find(rest, root)
+    elif scheme == "catalog":
+        found, part = _entry(rest)
+        found.choose(part)
+    else:
+        identity(reference, root)
+
+
 def split(reference: str) -> tuple[str, str]:
     """The scheme ("path" for none) and what follows it.
 

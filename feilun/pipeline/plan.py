@@ -50,6 +50,7 @@ class PlannedStep:
     state: State
     reason: str
     output: Artifact | None = None
+    missing: tuple[FeilunError, ...] = ()  # why it is blocked, of what it takes from outside
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ def execute(plan: Plan, store: ArtifactStore, outside: Outside, observe: Observe
     """Run a plan, yielding each step's outcome as it comes.
 
     Raises:
-        FeilunError: the first step that fails ends the run; what finished before it is kept and reused next time.
+        FeilunError: something from outside is known not to be there, before any step runs; else the first step that
+            fails ends the run; what finished before it is kept and reused next time.
     """
+    _check(plan)
     made: dict[str, Artifact] = {}
     for planned in plan.steps:
         section = planned.section
@@ -134,9 +137,20 @@ def _import_print(identity: str, kind: type[Artifact]) -> str:
     return fingerprint("import", 1, {}, {"identity": identity, "kind": kind.kind})
 
 
+def _check(plan: Plan) -> None:
+    """All that is not there at once, rather than one after each run."""
+    missing = {str(error): error for step in plan.steps for error in step.missing}
+    if len(missing) == 1:
+        raise next(iter(missing.values()))
+    if missing:
+        raise ProjectError(f"{len(missing)} things from outside are not there\n" + "\n".join(missing))
+
+
 def _plan_one(section: Section, planned: dict[str, PlannedStep], store: ArtifactStore, outside: Outside) -> PlannedStep:
     digests: dict[str, Any] = {}
     waits: list[str] = []  # inputs whose content is not known yet
+    missing: list[FeilunError] = []
+    behind: list[str] = []  # steps that are blocked themselves
     for needed in section.step.inputs:
         given = section.references.get(needed.name, ())
         found: list[str] = []
@@ -144,15 +158,16 @@ def _plan_one(section: Section, planned: dict[str, PlannedStep], store: Artifact
             if is_internal(reference):
                 upstream = planned[reference]
                 if upstream.state == "blocked":
-                    return PlannedStep(section, "blocked", f"{reference} is blocked")
+                    behind.append(f"{reference} is blocked")
+                    continue
                 here = upstream.output
                 wait = f"{reference} will be made anew"
             else:
                 try:
                     identity = outside.identity(reference)
                 except FeilunError as error:
-                    hint = f" ({error.hint})" if error.hint else ""
-                    return PlannedStep(section, "blocked", f"{error.what}{hint}")
+                    missing.append(error)
+                    continue
                 brought = known(store, _import_print(identity, needed.kind)) if identity else None
                 here = brought.artifact if brought else None
                 wait = f"{reference} is not in the store yet"
@@ -161,6 +176,9 @@ def _plan_one(section: Section, planned: dict[str, PlannedStep], store: Artifact
             else:
                 found.append(here.digest)
         digests[needed.name] = found if needed.many else (found[0] if found else None)
+    if missing or behind:
+        reasons = [*behind, *(f"{error.what}{f' ({error.hint})' if error.hint else ''}" for error in missing)]
+        return PlannedStep(section, "blocked", "; ".join(reasons), missing=tuple(missing))
     if waits:
         return PlannedStep(section, "run", waits[0])
     output = known(store, step_fingerprint(section.step, section.settings, digests))

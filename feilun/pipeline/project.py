@@ -9,14 +9,15 @@ import json
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from feilun.errors import ProjectError, did_you_mean
+from feilun.errors import FeilunError, ProjectError, did_you_mean
+from feilun.pipeline import other_names
 from feilun.pipeline.problems import Problems, line_numbers
 from feilun.pipeline.steps import STEPS, Settings, Step
 
@@ -49,7 +50,12 @@ class Project:
 
 
 def load(
-    root: Path, others: Mapping[str, type[Settings]], changes: Sequence[str] = (), recipes: Path | None = None
+    root: Path,
+    others: Mapping[str, type[Settings]],
+    changes: Sequence[str] = (),
+    recipes: Path | None = None,
+    *,
+    look: Callable[[str], object] | None = None,
 ) -> Project:
     """Read ``root/feilun.toml``.
 
@@ -58,6 +64,8 @@ def load(
         others: settings classes of stages that are not steps: ``{"bill": BillSettings, "relearn.*": RelearnSettings}``.
         changes: ``--set`` values, ``"finetune.reviews.epochs=2"``; the value is TOML.
         recipes: the folder with ``<verb>/<recipe>.toml``.
+        look: raises an error for a reference to something outside that cannot be there. It is asked only where there
+            are problems already, so that all are said at once; by itself a missing file spoils nothing but its steps.
 
     Raises:
         ProjectError: no file, not TOML, or any number of problems in it.
@@ -89,6 +97,8 @@ def load(
             problems.add(f"there is no stage '{verb}'", [verb], did_you_mean(verb, known))
     broken = {f"{v}.{n}" for v, b in declared.items() if isinstance(b, dict) for n in b} - sections.keys()
     _check_references(sections, broken, problems)
+    if problems.found and look is not None:
+        _look_outside(sections, look, problems)
     problems.check()
     return Project(name, root, sections, rest)
 
@@ -170,7 +180,7 @@ def _validate(
             if problem["type"] == "extra_forbidden":
                 known = [*_fields_at(kind, problem["loc"]), *more_names, "recipe"]
                 unknown = str(problem["loc"][-1])
-                problems.add(f"{place[0]} has no setting '{unknown}'", path, did_you_mean(unknown, known))
+                problems.add(f"{place[0]} has no setting '{unknown}'", path, other_names.hint(unknown, known))
             elif problem["type"] == "missing":
                 problems.add(f"{place[0]} needs '{'.'.join(map(str, problem['loc']))}'", path)
             else:
@@ -219,6 +229,18 @@ def _check_references(sections: Mapping[str, Section], broken: set[str], problem
     done: set[str] = set()
     for name in graph:
         _find_cycle(name, graph, (), done, problems)
+
+
+def _look_outside(sections: Mapping[str, Section], look: Callable[[str], object], problems: Problems) -> None:
+    for section in sections.values():
+        for name, given in section.references.items():
+            for reference in (given,) if isinstance(given, str) else given:
+                if is_internal(reference):
+                    continue
+                try:
+                    look(reference)
+                except FeilunError as error:
+                    problems.add(error.what, [*section.name.split("."), name], error.hint)
 
 
 def _find_cycle(

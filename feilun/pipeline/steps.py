@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from feilun.store.artifacts import Artifact, ArtifactStore
 
@@ -27,6 +27,17 @@ class Settings(BaseModel):
     """A section of the project file: frozen, and every unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """Else ``balance = true`` would be 1."""
+        wanted = _plain_types(cls.model_fields[str(info.field_name)].annotation)
+        if wanted & {int, float} and bool not in wanted:
+            parts = given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else [given]
+            if any(isinstance(part, bool) for part in parts):
+                raise ValueError("a number is needed, not true or false")
+        return given
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,12 @@ def step(
         return function
 
     return register
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """What a value may be, through unions, lists and the like."""
+    inner = typing.get_args(annotation)
+    return {annotation}.union(*(_plain_types(part) for part in inner)) if inner else {annotation}
 
 
 def _input(name: str, hint: Any) -> Input:

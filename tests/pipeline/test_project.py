@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from feilun.errors import ProjectError
-from feilun.flywheel import OTHERS, find_root
+from feilun.flywheel import OTHERS, Flywheel, find_root
+from feilun.pipeline import other_names
 from feilun.pipeline import project as projects
 from feilun.pipeline.problems import line_numbers
+from feilun.pipeline.steps import STEPS
 from feilun.templates import shipped
 
 GOOD = (shipped("examples") / "reviews" / "feilun.toml").read_text("utf-8")
@@ -115,3 +117,68 @@ def test_a_project_is_found_from_a_folder_inside_it(tmp_path):
     inside = tmp_path / "data" / "more"
     inside.mkdir(parents=True)
     assert find_root(inside) == tmp_path
+
+
+BROKEN = """[project]
+name = "a"
+
+[prepare.rows]
+source = "nofile.csv"
+
+[finetune.model]
+base = "catalog:minilm"
+examples = "prepare.zz"
+"""
+
+
+def test_case_45_what_is_missing_outside_is_said_together_with_a_section_that_is_not_there(tmp_path):
+    (tmp_path / "feilun.toml").write_text(BROKEN, "utf-8")
+    with pytest.raises(ProjectError) as caught:
+        Flywheel(tmp_path)
+    said = str(caught.value)
+    assert (
+        "3 problems" in said and "feilun.toml:5  [prepare.rows]" in said and "feilun.toml:8  [finetune.model]" in said
+    )
+    assert "'nofile.csv'" in said and "'minilm'" in said and "nothing makes 'prepare.zz'" in said
+
+
+def test_case_45_all_that_is_missing_outside_is_said_before_any_step_runs(tmp_path):
+    (tmp_path / "feilun.toml").write_text(BROKEN.replace("zz", "rows"), "utf-8")
+    with Flywheel(tmp_path) as wheel:
+        planned = wheel.plan()
+        assert [s.state for s in planned.steps] == ["blocked", "blocked"]
+        with pytest.raises(ProjectError) as caught:
+            list(wheel.run(planned))
+    assert "2 things" in str(caught.value) and "nofile.csv" in str(caught.value) and "minilm" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("lr", "learning_rate"),
+        ("learning-rate", "learning_rate"),
+        ("batch_size", "batch_rows"),
+        ("num_train_epochs", "epochs"),
+        ("warmup_ratio", "warmup"),
+        ("lora_r", "rank"),
+        ("lora_alpha", "alpha"),
+        ("max_seq_length", "context"),
+        ("model_name_or_path", "base"),
+    ],
+)
+def test_a_name_of_another_trainer_is_answered_with_ours(tmp_path, theirs, ours):
+    text = GOOD.replace('recipe = "full-small"', f'recipe = "full-small"\n{theirs} = 1')
+    assert f"did you mean '{ours}'?" in problem_of(tmp_path, text)
+
+
+def test_every_name_of_another_trainer_stands_for_a_setting_or_an_input_that_there_is():
+    known = {n for s in STEPS.values() for n in (*s.settings.model_fields, *(i.name for i in s.inputs))}
+    assert set(other_names.OURS.values()) <= known
+
+
+@pytest.mark.parametrize("line", ["label_smoothing = true", "epochs = true", "learning_rate = false", "seed = true"])
+def test_true_is_no_number(tmp_path, line):
+    text = GOOD.replace('recipe = "full-small"', f'recipe = "full-small"\n{line}')
+    assert "a number is needed, not true or false" in problem_of(tmp_path, text)
+    good = GOOD.replace('recipe = "full-small"', 'recipe = "full-small"\nfreeze_embeddings = true')
+    assert load(tmp_path, good)
