@@ -6,6 +6,8 @@ import hashlib
 import re
 import unicodedata
 
+import polars as pl
+
 _SPACE = re.compile(r"\s+")
 
 
@@ -16,6 +18,21 @@ def key(text: str) -> str:
     True
     """
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def together(frame: pl.DataFrame) -> list[str]:
+    """What each row shares with those that must stand on its side of a split, (N,).
+
+    Of conversations what the user said first, for a longer one repeats a shorter one word by word; of questions about a
+    text that text; else the text itself.
+    """
+    if "messages" in frame.columns:
+        firsts = [
+            next((m["content"] for m in spoken if m["role"] == "user"), asked)
+            for spoken, asked in zip(frame["messages"].to_list(), frame["text"], strict=True)
+        ]
+        return [key(first) for first in firsts]
+    return [key(text) for text in frame["other" if "answers" in frame.columns else "text"]]
 
 
 def position(key: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from feilun.prepare.cells import Cells
+from feilun.prepare.cells import Cells, whole
 from feilun.prepare.repairing import Moved
 
 Answer = dict[str, Any]
@@ -68,4 +68,4 @@ def _pair(one: Any) -> tuple[str, int | None]:
     text, start = one.get("text"), one.get("start", one.get("answer_start"))
     if not isinstance(text, str):
         raise TypeError("an answer is text")
-    return text, None if start is None else int(start)
+    return text, None if start is None else whole(start)

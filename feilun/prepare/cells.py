@@ -13,6 +13,24 @@ from feilun.datasets import Part
 from feilun.errors import DataError, did_you_mean
 
 
+def whole(given: Any) -> int:
+    """A place in a text: a whole number, or text or a float that is one (a list of 0, 5 and "place" comes as text).
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not whole, or not finite.
+
+    >>> whole(3), whole("3"), whole(3.0)
+    (3, 3, 3)
+    """
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    number = float(given)
+    if isinstance(given, bool) or not number.is_integer():
+        raise ValueError(f"{given} is not a whole number")
+    return int(number)
+
+
 @dataclass(frozen=True)
 class Cells:
     """Rows as they came."""

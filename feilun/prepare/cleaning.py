@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from feilun import datasets
-from feilun.datasets.positions import key
+from feilun.datasets.positions import key, together
 from feilun.errors import DataError
 from feilun.prepare import answering, conversations, labelling, spans, times
 from feilun.prepare.card import Card
@@ -163,20 +163,18 @@ def _known(frame: pl.DataFrame, domain: str) -> pl.DataFrame:
     asked = [key(text) for text in frame["text"]]
     if "messages" in frame.columns:
         asked = [_prompt(spoken, "chosen" in frame.columns) for spoken in frame["messages"]]
-    same, split_by = asked, asked
+    same = asked
     for name in ("other", "chosen", "rejected"):
         if name in frame.columns:
             same = [f"{a}\0{key(b)}" for a, b in zip(same, frame[name], strict=True)]
     if "messages" in frame.columns and "chosen" not in frame.columns:
         same = [f"{a}\0{key(m[-1]['content'])}" for a, m in zip(same, frame["messages"], strict=True)]
-    if "answers" in frame.columns:  # questions about one text stay together
-        split_by = [key(text) for text in frame["other"]]
     voted = [name for name in VOTED if name in frame.columns]
     truth = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in frame.select(voted).rows()]
     ids = [row_id(domain, source_id, text) for source_id, text in zip(frame["source_id"], same, strict=True)]
     frame = frame.with_columns(
         id=pl.Series(ids, dtype=pl.String),
-        key=pl.Series(split_by, dtype=pl.String),
+        key=pl.Series(together(frame), dtype=pl.String),
         same=pl.Series(same, dtype=pl.String),
         truth=pl.Series(truth if voted else [""] * frame.height, dtype=pl.String),
         domain=pl.lit(domain),

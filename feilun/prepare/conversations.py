@@ -100,5 +100,5 @@ def _check(
             "the answer that is learned" if answered else "what is asked; the answers are in 'chosen' and 'rejected'"
         )
         raise cells.wrong(what, row, column, f"the last message is {whose}")
-    if not alone and not any(message["role"] == "user" for message in spoken):
+    if (not alone or len(spoken) > 1) and not any(message["role"] == "user" for message in spoken):
         raise cells.wrong("nobody asks anything in the conversation", row, column, f"write {FORM}")

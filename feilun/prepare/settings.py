@@ -95,6 +95,13 @@ class PrepareSettings(Settings):
             raise ValueError("labels is the column with several labels; to call labels something else: names = { ... }")
         return given
 
+    @field_validator("domain")
+    @classmethod
+    def _is_no_total(cls, given: str) -> str:
+        if given == "all":
+            raise ValueError("reports call the rows of every domain 'all': give the domain another name")
+        return given
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         if self.bands and self.names:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from feilun.datasets.words import BIO
-from feilun.prepare.cells import Cells
+from feilun.prepare.cells import Cells, whole
 from feilun.prepare.repairing import Moved
 
 Span = dict[str, Any]
@@ -25,7 +26,8 @@ def read(cells: Cells, column: str, originals: Sequence[str]) -> list[list[Span]
     """Each row's spans as they were written, sorted, in characters of its original text; None where the cell is empty.
 
     Raises:
-        DataError: a cell holds no spans, or one that is not within the text, or says another text than is there.
+        DataError: a cell holds no spans, or one that is not within the text, overlaps another one, or says another text
+            than is there.
     """
     found: list[list[Span] | None] = []
     for row, cell in enumerate(cells.values(column)):
@@ -40,6 +42,10 @@ def read(cells: Cells, column: str, originals: Sequence[str]) -> list[list[Span]
                 raise cells.wrong(what, row, column, f"a span is {RECORD}")
         unique = {(span["start"], span["end"], span["label"]): span for span in spans}
         found.append([unique[key] for key in sorted(unique)])
+        for (start, end, _), (second, its_end, _) in itertools.pairwise(sorted(unique)):
+            if second < end:
+                what = f"the spans {start} to {end} and {second} to {its_end} overlap"
+                raise cells.wrong(what, row, column, "a character has one name at the most: leave one of them out")
     return found
 
 
@@ -71,7 +77,7 @@ def from_words(
     """
     texts: list[str | None] = []
     found: list[list[Span] | None] = []
-    known: dict[Any, re.Match[str] | None] = {}
+    known: dict[str, re.Match[str] | None] = {}
     for row, (words, marks) in enumerate(zip(cells.values(tokens), cells.values(tags), strict=True)):
         if not words or marks is None:
             texts.append(None)
@@ -80,16 +86,18 @@ def from_words(
         if not isinstance(words, list) or not isinstance(marks, list) or len(words) != len(marks):
             counts = [len(x) if isinstance(x, list) else "no list of" for x in (words, marks)]
             raise cells.wrong(f"{counts[0]} words have {counts[1]} tags", row, tags)
+        if any(word is None or isinstance(word, list | dict) for word in words):
+            raise cells.wrong("a word is text, and not a list, a record or nothing", row, tokens)
         text, starts = joined([str(word) for word in words], join)
         texts.append(text)
         spans: list[Span] = []
         before: re.Match[str] | None = None
-        for place, (word, mark) in enumerate(zip(words, marks, strict=True)):
+        for place, (word, mark) in enumerate(zip(words, map(str, marks), strict=True)):
             if mark not in known:  # a million words have a hundred tags
-                known[mark] = BIO.fullmatch(str(mark))
+                known[mark] = BIO.fullmatch(mark)
             if (tag := known[mark]) is None:
                 hint = "tags are O, B-place, I-place and so on"
-                raise cells.wrong(f"'{str(mark)[:80]}' of word {place + 1} is not a tag", row, tags, hint)
+                raise cells.wrong(f"'{mark[:80]}' of word {place + 1} is not a tag", row, tags, hint)
             end = starts[place] + len(str(word))
             if tag[1] and _goes_on(before, tag):
                 spans[-1]["end"] = end
@@ -126,8 +134,12 @@ def _span(one: Any, cells: Cells, row: int, column: str) -> Span:
     if isinstance(one, dict):
         parts = [next((one[n] for n in names if one.get(n) is not None), "") for names in (_STARTS, _ENDS, _LABELS)]
     try:
+        if not isinstance(parts, list):
+            raise TypeError("text would be three of its characters")
         start, end, label = parts
-        return {"start": int(start), "end": int(end), "label": str(label or "").strip()}
+        if isinstance(label, list | dict):
+            raise TypeError("a label is text")
+        return {"start": whole(start), "end": whole(end), "label": "" if label is None else str(label).strip()}
     except (TypeError, ValueError) as error:
         raise cells.wrong(f"'{str(one)[:80]}' is not a span", row, column, f"a span is {RECORD}") from error
 

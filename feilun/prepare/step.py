@@ -14,7 +14,7 @@ from feilun.prepare.cells import Cells
 from feilun.prepare.settings import PrepareSettings, Split
 
 
-@step("prepare", version=2)
+@step("prepare", version=3)
 def prepare(source: Source, settings: PrepareSettings, work: Workspace, held_out: Source | None = None) -> Dataset:
     """Clean, deduplicate and split a source's rows; every row that is left out is counted in ``card.json``.
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from feilun import datasets
 from feilun.datasets import TIME
-from feilun.datasets.positions import key
+from feilun.datasets.positions import together
 from feilun.errors import DataError, SettingError
 from feilun.trials.settings import By
 
@@ -53,10 +53,10 @@ def assign(frame: pl.DataFrame, folds: int, by: By, seed: int) -> list[int]:
 def groups_of(frame: pl.DataFrame, by: By) -> list[str]:
     """What each row shares with those that must not be on the other side, (N,).
 
-    By text: what is read; of questions, the text that they are asked of.
+    By text: see ``together``, for prepare and finetune hold out by the same.
     """
     if by == "text":
-        return [key(text) for text in frame["other" if "answers" in frame.columns else "text"]]
+        return together(frame)
     groups: list[str] = frame[by].to_list()
     return groups
 

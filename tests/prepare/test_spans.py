@@ -94,6 +94,12 @@ WRONG = {
     "elsewhere": ({"start": 0, "end": 5, "label": "x", "text": "world"}, "is 'hello' in the text, and not 'world'"),
     "blank": ({"start": 5, "end": 6, "label": "x"}, "holds nothing but white space"),
     "no span": ({"from": 3}, "is not a span"),
+    "endless": ([0, float("inf"), "x"], "is not a span"),
+    "nowhere": ({"start": float("nan"), "end": 5, "label": "x"}, "is not a span"),
+    "within a character": ({"start": 0.9, "end": 3.7, "label": "x"}, "is not a span"),
+    "true": ({"start": False, "end": True, "label": "x"}, "is not a span"),
+    "text alone": ("05x", "is not a span"),
+    "named by a record": ({"start": 0, "end": 5, "label": {"a": 1}}, "is not a span"),
 }
 
 
@@ -105,6 +111,21 @@ def test_a_span_that_cannot_be_is_named_by_row_and_column_case_44(run, case):
     with pytest.raises(DataError, match=what) as caught:
         run(rows, spans="marks")
     assert caught.value.where == "rows.jsonl, row 2, column 'marks'"
+
+
+@pytest.mark.parametrize(("first", "second"), [((0, 5, "x"), (4, 8, "x")), ((0, 12, "x"), (7, 12, "y"))])
+def test_spans_that_overlap_are_named_by_row_and_column_case_44(run, first, second):
+    rows = [{"text": "hello  world", "marks": [[0, 5, "x"], [0, 5, "x"], [5, 12, "y"]]}]
+    rows += [{"text": "hello, world", "marks": [list(second), list(first)]}]
+    with pytest.raises(DataError, match=f"the spans 0 to {first[1]} and {second[0]} to {second[1]} overlap") as caught:
+        run(rows, spans="marks")
+    assert caught.value.where == "rows.jsonl, row 2, column 'marks'"
+
+
+@pytest.mark.parametrize("place", [3, 3.0, "3", "3.0"])
+def test_a_place_may_be_written_as_any_whole_number(run, place):
+    dataset, _ = run([{"text": "in Lima", "spans": json.dumps([[place, 7, "x"]])}], split={"train": 1, "test": 0})
+    assert spans(dataset) == {"in Lima": [("Lima", "x")]}
 
 
 def test_a_cell_that_is_not_json_is_named_case_44(run):
@@ -191,6 +212,21 @@ def test_words_and_tags_that_do_not_match_are_named_case_44(run):
     rows[1] = {"tokens": ["a", "b"], "tags": ["O", "place"]}
     with pytest.raises(DataError, match="'place' of word 2 is not a tag"):
         run(rows)
+
+
+@pytest.mark.parametrize("tag", [{"tag": "O"}, ["O"], None, 3])
+def test_a_tag_that_is_no_text_is_named_case_44(run, tag):
+    rows = [{"tokens": json.dumps(["a", "b"]), "tags": json.dumps(tags)} for tags in (["O", "B-x"], ["O", tag])]
+    with pytest.raises(DataError, match="of word 2 is not a tag") as caught:
+        run(rows)
+    assert caught.value.where == "rows.jsonl, row 2, column 'tags'"
+
+
+def test_a_word_that_is_no_text_is_named_case_44(run):
+    rows = [{"tokens": json.dumps(words), "tags": json.dumps(["O", "B-x"])} for words in (["a", 7], ["a", {"b": 1}])]
+    with pytest.raises(DataError, match="a word is text") as caught:
+        run(rows)
+    assert caught.value.where == "rows.jsonl, row 2, column 'tokens'"
 
 
 def test_a_label_of_a_span_that_has_no_name_is_refused_case_44(run):

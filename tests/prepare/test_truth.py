@@ -139,6 +139,8 @@ def test_a_nearly_repeated_text_with_questions_is_not_on_both_sides(run):
         ("Bern", "the answer 'Bern' does not stand in the text"),
         ('[{"text": "Lima", "start": 0}]', "the answer 'Lima' does not stand in the text at character 0"),
         ('[{"answer": "Lima"}]', "the cell holds no answers"),
+        ('[{"text": "Lima", "start": 3.2}]', "the cell holds no answers"),
+        ('[{"text": "Lima", "start": Infinity}]', "the cell holds no answers"),
     ],
 )
 def test_an_answer_that_is_not_there_is_named_case_44(run, cell, what):
@@ -180,6 +182,44 @@ def test_questions_and_answers_become_conversations_and_a_prompt_stays_on_one_si
     assert frame.height == 80
     assert frame.group_by("text").n_unique()["split"].max() == 1
     assert [m["role"] for m in frame["messages"][0]] == ["system", "user", "assistant"]
+
+
+def dialogue(number: int) -> list[dict[str, str]]:
+    """A greeting that all have, and four questions with answers."""
+    said = [{"role": "system", "content": f"Rule {number}."}, {"role": "assistant", "content": "How can I help?"}]
+    for turn in range(4):
+        said += [
+            {"role": "user", "content": f"question {turn} of {texts(60)[number]}"},
+            {"role": "assistant", "content": f"answer {turn * 7919} to {number * 104729}"},
+        ]
+    return said
+
+
+@pytest.mark.parametrize("form", ["messages", "chosen"])
+def test_a_dialogue_told_turn_by_turn_is_on_one_side_case_43(run, form):
+    told = [dialogue(n)[: 4 + 2 * turn] for n in range(60) for turn in range(4)]
+    rows = [{"messages": said} for said in told]
+    if form == "chosen":
+        worse = {"role": "assistant", "content": "no"}
+        rows = [{"chosen": said, "rejected": [*said[:-1], worse]} for said in told]
+    dataset, card = run(rows, near_duplicate=1)
+    frame = datasets.read(dataset)
+    assert frame.height == 240 == card["rows"]  # a longer one is a row of its own
+    assert set(frame["split"]) == {"train", "test"}
+    firsts = frame.with_columns(first=frame["messages"].list.get(2).struct.field("content"))
+    assert firsts.group_by("first").n_unique()["split"].max() == 1
+
+
+def test_an_answer_behind_nothing_but_instructions_is_named_case_44(run):
+    said = [{"role": "system", "content": "Be kind."}, {"role": "assistant", "content": "Hello"}]
+    with pytest.raises(DataError, match="nobody asks anything") as caught:
+        run([{"chosen": said, "rejected": [said[0], {"role": "assistant", "content": "What?"}]}])
+    assert caught.value.where == "rows.jsonl, row 1, column 'chosen'"
+
+
+def test_the_name_that_reports_give_to_all_rows_is_no_domain():
+    with pytest.raises(ValueError, match="give the domain another name"):
+        PrepareSettings(domain="all")
 
 
 SPOKEN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
