@@ -27,7 +27,7 @@ class Point:
     draw: int
     model: str
     figures: Mapping[str, float]
-    widths: Mapping[str, float]  # of the figures' 95 % intervals, from the held-out rows
+    widths: Mapping[str, float | None]  # of the figures' 95 % intervals, from the held-out rows
     core_ns: int
     reused: bool
 
@@ -108,7 +108,7 @@ def learning_curve(
             runs = subject.outcomes[before:]
             figures = {m["name"]: report["all"][m["name"]]["value"] for m in report["metrics"]}
             cost, reused = sum(o.core_ns for o in runs), all(o.reused for o in runs)
-            widths = {n: report["all"][n]["high"] - report["all"][n]["low"] for n in figures}
+            widths = {n: _width(report["all"][n]) for n in figures}
             points.append(Point(rows, draw + 1, model.digest, figures, widths, cost, reused))
             if told is not None:
                 told(points[-1])
@@ -120,6 +120,12 @@ def _with_held_out(subject: Subject, seed: int) -> Dataset:
     if datasets.read(subject.examples, "test").height:
         return subject.examples
     return subject.divide(f"learning-curve {subject.section} held out", "fold", FoldSettings(folds=5, seed=seed))
+
+
+def _width(figure: Mapping[str, Any]) -> float | None:
+    """How wide a figure's interval is; None where the report knows of none."""
+    low, high = figure["low"], figure["high"]
+    return None if low is None or high is None else float(high - low)
 
 
 def _extrapolated(
@@ -137,7 +143,8 @@ def _extrapolated(
         return sign * (float(found.at(rows)[0]) - offset), sign * (drawn.at(rows) - offset)
 
     most = float(rows.max())
-    width = float(np.mean([p.widths[name] for p in points if p.rows == most]))
+    known = [w for p in points if p.rows == most and (w := p.widths[name]) is not None]
+    width = float(np.mean(known)) if known else 0.0
     shift = np.random.default_rng(seed).normal(0.0, width / 3.92, len(drawn.a))  # 3.92 deviations are 95 %
 
     def expect(rows: float) -> dict[str, Any]:

@@ -42,9 +42,9 @@ def searched(found: Found, file: Path) -> None:
     names = [n for n in found.space if any(n in t.values for t in found.trials)][:MOST]
 
     def draw(figure: Any) -> None:
-        upper, *lower = [figure.add_subplot(2, 1, 1)] + [
-            figure.add_subplot(2, max(1, len(names)), max(1, len(names)) + 1 + i) for i in range(len(names))
-        ]
+        grid = figure.add_gridspec(2, max(1, len(names)))
+        upper = figure.add_subplot(grid[0, :])
+        lower = [figure.add_subplot(grid[1, i]) for i in range(len(names))]
         _history(upper, found)
         for axes, name in zip(lower, names, strict=True):
             _against(axes, found, name)
@@ -116,6 +116,7 @@ def _history(axes: Any, found: Found) -> None:
             so_far.append(best)
             at.append(trial.number)
     axes.step(at, so_far, where="post", color="0.1", linewidth=1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial (crosses were given up)")
     axes.set_ylabel(f"held-out {found.figure.replace('_', ' ')}")
     axes.set_title(f"{found.section}: {len(found.trials)} trials, {found.cost}", loc="left")
