@@ -31,6 +31,7 @@ from feilun.accounts import keys, tenants
 from feilun.accounts.terms import Terms
 from feilun.bill.settings import BillSettings
 from feilun.errors import AccessError, ConflictError, DataError, ProjectError, SettingError, did_you_mean
+from feilun.evaluate import declared
 from feilun.pipeline import plan as planning
 from feilun.pipeline import project as projects
 from feilun.pipeline.execute import Inputs, Observer, Outcome, follows, run_step
@@ -96,6 +97,7 @@ class Flywheel:
         self.project = projects.load(self.root, OTHERS, changes, shipped("recipes"))
         self.deployment = deployment.from_environment(self.root, home)
         self._check_currencies()
+        declared.check(self.project)
 
     def _check_currencies(self) -> None:
         """What a right answer is worth is weighed against what training cost: in one currency."""

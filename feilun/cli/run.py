@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, Set, open_wheel
+from feilun.pipeline.kinds import Report
 from feilun.show import interval, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from feilun.pipeline.execute import Outcome
     from feilun.pipeline.plan import Plan
+    from feilun.store.artifacts import Artifact
 
 MOST_LABELS = 8  # that a line can name
 
@@ -61,26 +65,66 @@ def _told(outcome: Outcome, json: bool) -> Outcome:
 
 def _gist(outcome: Outcome) -> str:
     """The one thing to know about a result."""
+    from rich.markup import escape
+
     facts = outcome.artifact.facts
     if outcome.artifact.kind == "dataset":
-        labels = ", ".join(facts["labels"]) if len(facts["labels"]) <= MOST_LABELS else f"{len(facts['labels'])} labels"
         left_out = sum(card(outcome).get("removed", {}).values())
-        return f"{facts['rows']:,} rows ({labels}); {left_out:,} left out, see {outcome.artifact.path / 'card.json'}"
+        kept = f"{facts['rows']:,} rows ({escape(_labels(facts))})"
+        return f"{kept}; {left_out:,} left out, see {outcome.artifact.path / 'card.json'}"
     if outcome.artifact.kind == "report":
         said = report(outcome)
         metric = chosen(said)[0]
         figures = "; ".join(
             f"{name} {in_words(metric)} {interval(d[metric])}" for name, d in said["domains"].items() if metric in d
         )
-        verdict = "passed" if facts["passed"] else "[red]refused[/red]"
-        return f"{verdict}: {figures}; {outcome.artifact.path / 'report.html'}"
+        return f"{_verdict(outcome.artifact, said)}: {escape(figures)}; {outcome.artifact.path / 'report.html'}"
+    if outcome.artifact.kind == "model" and "method" in facts and "epochs_run" in outcome.metrics:
+        return escape(trained(facts, outcome.metrics))
     return ""
 
 
+def _verdict(artifact: Artifact, said: dict[str, Any]) -> str:
+    """Where a gate refused, each check that failed; a report that requires nothing cannot be passed."""
+    from rich.markup import escape
+
+    if not said["checks"]:
+        return "measured"
+    if artifact.facts["passed"] or not isinstance(artifact, Report):
+        return "passed"
+    return f"[red]refused[/red] ({escape('; '.join(artifact.missed()))})"
+
+
+def trained(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """What a training was: the method, the share of the weights, how long, and where it was best."""
+    parts = [f"{facts['method']}, {100 * facts['trained']:.3g} % of the weights, {facts['rows']:,} rows"]
+    epochs = metrics["epochs"]
+    if metrics["stopped_early"]:
+        parts.append(f"stopped after {metrics['epochs_run']:g} of {epochs} epochs")
+    else:
+        parts.append(f"{epochs} epoch{'' if epochs == 1 else 's'}")
+    if "best_step" in metrics:
+        name = in_words(metrics["watched"])
+        parts.append(f"best held-out {name} {metrics['best_held_out']:.3g} at step {metrics['best_step']:,}")
+    else:
+        parts.append(f"loss {metrics['last_loss']:.3g}")
+    return ", ".join(parts)
+
+
+def _labels(facts: Mapping[str, Any]) -> str:
+    """A dataset's labels, or how many; of one without any, how it is split.
+
+    >>> _labels({"labels": ["bad", "good"]}), _labels({"labels": [], "splits": {"train": 8, "test": 2}})
+    ('bad, good', '8 train, 2 test')
+    """
+    if not facts["labels"]:
+        return ", ".join(f"{count:,} {split}" for split, count in facts["splits"].items())
+    return ", ".join(facts["labels"]) if len(facts["labels"]) <= MOST_LABELS else f"{len(facts['labels'])} labels"
+
+
 def chosen(report: dict[str, Any]) -> list[str]:
-    """The one or two metrics of a report that a line or a table tells."""
-    known = [m["name"] for m in report["metrics"]]
-    return [m for m in ("macro_f1", "accuracy") if m in known] or known[:2]
+    """The one or two metrics of a report that a line or a table tells; models are chosen by the first."""
+    return [m["name"] for m in report["metrics"]][:2]
 
 
 def in_words(metric: str) -> str:

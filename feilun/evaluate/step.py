@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from feilun.tasks.task import Task
 
 
-@step("evaluate", version=2)
+@step("evaluate", version=3)
 def evaluate(
     model: Model,
     examples: tuple[Dataset, ...],
@@ -52,7 +52,7 @@ def evaluate(
     from feilun.store.artifacts import canonical
 
     how = figures.Bootstrap(settings.resamples, settings.seed)
-    frame = _rows(examples, tasks.of(model), settings.split)
+    frame = _rows(examples, model, tasks.of(model), settings.split)
     work.record("asking", 0, frame.height)
     asked = asking.ask(model, frame)
     work.record("asking", frame.height, frame.height)
@@ -85,15 +85,23 @@ def evaluate(
     return work.finish(Report, parents, **values, passed=passed, n=whole["n"])
 
 
-def _rows(examples: tuple[Dataset, ...], task: Task, split: str) -> pl.DataFrame:
+def _rows(examples: tuple[Dataset, ...], model: Model, task: Task, split: str) -> pl.DataFrame:
     """The rows of a split, each once, with the columns that all datasets have."""
     import polars as pl
 
     from feilun import datasets
+    from feilun.tasks import unseen
 
     frames = [datasets.read(d, split) for d in examples]
     for dataset, frame in zip(examples, frames, strict=True):
         datasets.require(frame, task.COLUMNS, f"dataset {dataset.short}")
+        known = list(model.facts.get("labels") or ())
+        if known and (strange := unseen.find(frame, task.COLUMNS, known)) is not None:
+            raise DataError(
+                f"the model does not know the label '{strange.label}' ({strange.rows} such row{'s'[: strange.rows != 1]})",
+                where=f"dataset {dataset.short}, split {split}, row {strange.row}, column {strange.column}",
+                hint="tune it with training rows of that label, or leave those rows out",
+            )
     shared = [c for c in frames[0].columns if all(c in f.columns for f in frames)] if frames else []
     found = pl.concat([f.select(shared) for f in frames]) if frames else pl.DataFrame({"id": []})
     if found.is_empty():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from feilun.errors import SettingError
+from feilun.errors import DataError, SettingError
 from feilun.finetune import holding
 from feilun.finetune.settings import FinetuneSettings
 from feilun.pipeline.kinds import Model
@@ -74,6 +74,37 @@ def learn(
         yield from fit(network, numbers, task.losses, settings, scratch, watch=watch)
     if isinstance(task, Decides):
         network.decided = task.decide(network, held_out, settings)
+
+
+def refuse_unseen(test: pl.DataFrame, task: Task, known: Sequence[str], dataset: str) -> None:
+    """Refuse, before anything is learned, a dataset that its own test rows could not be measured with.
+
+    Raises:
+        DataError: a row of the split "test" has a label that no training row has and the base does not know.
+    """
+    from feilun.tasks import unseen
+
+    found = unseen.find(test, task.COLUMNS, known)
+    if found is not None:
+        raise DataError(
+            f"only test rows have the label '{found.label}' ({found.rows} such row{'s'[: found.rows != 1]}): "
+            "no model could learn it",
+            where=f"dataset {dataset}, split test, row {found.row}, column {found.column}",
+            hint="add training rows with it, leave it out, or call it something else: prepare has names = { ... }",
+        )
+
+
+def told(last: Progress, settings: FinetuneSettings) -> dict[str, Any]:
+    """What is to be known of a training after its last step: how long it was, and where the best weights were."""
+    found: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "epochs_run": round(settings.epochs * last.step / last.steps, 2),
+        "steps": last.steps,
+        "steps_run": last.step,
+        "stopped_early": last.step < last.steps,
+        "last_loss": last.loss,
+    }
+    return found if last.best is None else found | {"best_held_out": last.best, "best_step": last.best_step}
 
 
 def examples(network: Any, task: Task, frame: pl.DataFrame, settings: FinetuneSettings) -> Any:

@@ -77,8 +77,17 @@ class FinetuneSettings(FitSettings, TaskOptions, options.MethodOptions, augment_
         if self.method == "few-shot":
             if self.task != "classify":
                 raise ValueError(f"method = 'few-shot' is for task = 'classify', not for '{self.task}'")
-            for name in sorted(self.model_fields_set & {"held_out", "label_smoothing", "class_weight"}):
+            without = {"held_out", "label_smoothing", "class_weight", "threshold"}
+            for name in sorted(self.model_fields_set & without):
                 raise ValueError(f"'{name}' has no effect with method = 'few-shot'")
+        return self
+
+    @model_validator(mode="after")
+    def _decides_on_rows_that_are_held_out(self) -> Self:
+        if self.threshold == 0 and not self.held_out and self.method != "few-shot":
+            raise ValueError(
+                "threshold = 0 chooses it on rows that are not learned from: set held_out, for example to 0.1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from feilun.errors import SettingError
 from feilun.finetune.settings import FinetuneSettings
 from feilun.pipeline.kinds import Dataset, Model
 from feilun.pipeline.steps import Workspace, step
 
+if TYPE_CHECKING:
+    from feilun.training.loop import Progress
 
-@step("finetune", version=2, together=True)
+
+@step("finetune", version=3, together=True)
 def finetune(
     base: Model, examples: Dataset, settings: FinetuneSettings, work: Workspace, paraphraser: Model | None = None
 ) -> Model:
@@ -27,9 +30,10 @@ def finetune(
     Returns:
         Every weight, the head, and the tokenizer cut at ``settings.context``; what a method put in is in ``adapter/``.
         The fact ``trained`` is the share of the weights that was trained; ``augmentation`` what altered texts changed.
+        How long it was trained and where it was best are in the run's metrics (``learning.told``).
 
     Raises:
-        DataError: fewer than two labels.
+        DataError: fewer than two labels, or one that only held-out rows have: no model could answer it.
         SettingError: no such task, or a context longer than the base can read.
         StepError: a loss or gradient that is not finite; an interrupted training resumes from ``work.scratch``.
         ArtifactError: the base's files are damaged or are not safetensors.
@@ -54,16 +58,21 @@ def finetune(
             hint='paraphraser = "catalog:SmolLM2-135M-Instruct"',
         )
     network = learning.begin(base, task, labels, settings)
+    learning.refuse_unseen(datasets.read(examples, "test"), task, network.labels, examples.short)
     learned, held_out = holding.split(frame, settings)
     copies = effect.altered(base, learned, settings, paraphraser, settings.context)
     numbers = learning.examples(network, task, pl.concat([learned, copies]), settings)
     fitting = learning.learn(network, task, numbers, settings, work.scratch, held_out=held_out)
+    last: Progress | None = None
     for progress in fitting:
+        last = progress
         work.record("training", progress.step, progress.steps, loss=progress.loss)
         if progress.held_out is not None and progress.watch is not None:
             work.metrics |= {"watched": progress.watch.name, "higher_is_better": progress.watch.higher_is_better}
             best = {} if progress.best is None else {"best_held_out": progress.best}
             work.record("held out", progress.step, progress.steps, held_out=progress.held_out, **best)
+    if last is not None:
+        work.metrics |= learning.told(last, settings)
     trained = share(network)
     augmented: dict[str, Any] = {"altered": copies.height} if settings.augment else {}
     if settings.augment and settings.augment_compare:

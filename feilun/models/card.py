@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Told:
     settings: Mapping[str, Any]
     digest: str | None = None
     reports: tuple[Report, ...] = ()
+    trained: Mapping[str, Any] = field(default_factory=dict)  # what the run that made it recorded
 
 
 def of(store: ArtifactStore, model: Model) -> Told:
@@ -55,16 +56,17 @@ def of(store: ArtifactStore, model: Model) -> Told:
     from feilun.store import lineage, tables
 
     columns = tables.runs.c
-    query = sa.select(columns.settings).where(columns.output == model.digest).order_by(columns.finished_at.desc())
+    query = sa.select(columns.settings, columns.metrics).where(columns.output == model.digest)
     with store.database.read() as connection:
-        settings = connection.execute(query.limit(1)).scalar()
+        run = connection.execute(query.order_by(columns.finished_at.desc()).limit(1)).first()
         after = [link.digest for link in lineage.descendants(connection, model.digest)]
     children = [store.get(digest) for digest in after[1:]]
     forms = [model.digest, *(c.digest for c in children if isinstance(c, Model) and "quantise" in c.facts)]
     said = {c.digest: _said(c).get("model") for c in children if isinstance(c, Report)}
     reports = [c for form in forms for c in children if isinstance(c, Report) and said[c.digest] == form]
     parents = tuple(store.get(digest) for digest in model.parents)
-    return Told(model.facts, parents, json.loads(settings) if settings else {}, model.digest, tuple(reports))
+    settings, trained = (json.loads(run.settings), json.loads(run.metrics)) if run else ({}, {})
+    return Told(model.facts, parents, settings, model.digest, tuple(reports), trained)
 
 
 def finish(work: Workspace, parents: Sequence[Artifact], settings: Settings, **facts: Any) -> Model:
@@ -209,7 +211,23 @@ def _training(told: Told) -> str:
     chosen = {k: v for k, v in told.settings.items() if isinstance(v, str | int | float | bool) and v != ""}
     if not chosen:
         return "No settings are known."
-    return _table(["setting", "value"], [[_code(k), _code(v)] for k, v in sorted(chosen.items())])
+    return _course(told) + _table(["setting", "value"], [[_code(k), _code(v)] for k, v in sorted(chosen.items())])
+
+
+def _course(told: Told) -> str:
+    """How it went, where a run says so: a card in the folder was written before its run was recorded."""
+    facts, run = told.facts, told.trained
+    if not {"method", "trained", "rows"} <= facts.keys():
+        return ""
+    rows = [f"- Method: {facts['method']}, which trains {100 * facts['trained']:.3g} % of the weights"]
+    rows.append(f"- Rows learned from: {facts['rows']:,}")
+    if "epochs_run" in run:
+        early = ", stopped early" if run["stopped_early"] else ""
+        rows.append(f"- Epochs: {run['epochs_run']:g} of {run['epochs']}{early}; {run['steps_run']:,} steps")
+    if "best_step" in run:
+        best = f"{run['best_held_out']:.4g} at step {run['best_step']:,}, whose weights are kept"
+        rows.append(f"- Best held-out {_plain(str(run['watched']).replace('_', ' '))}: {best}")
+    return "\n".join(rows) + "\n\n"
 
 
 def _evaluation(told: Told) -> str:

@@ -25,9 +25,9 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
     for report in reports:
         if not report.facts.get("passed", True):
             raise StepError(
-                f"the gate {report.short} refused the model",
-                where=str(report.path / "report.json"),
-                hint="see what it requires and what was measured; a release that misses it is not made",
+                f"the gate refused the model: {'; '.join(report.missed())}",
+                where=f"report {report.short}",
+                hint="feilun run says where the page with all figures lies; what misses its gate is not released",
             )
     task = model.facts.get("task")
     if task not in ANSWERED:

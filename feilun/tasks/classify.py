@@ -122,6 +122,6 @@ def said(engine: inference.Engine, rows: tokens.Rows) -> Answered:
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
-    """Accuracy, F1, correlation, areas under curves, and how far scores are from being right (``metrics_labels``)."""
+    """Macro-F1 first, accuracy, areas under curves, how far scores are from being right: see ``metrics_labels``."""
     truth = metrics.numbers(frame["label"].to_list(), labels)
     return metrics_labels.of(truth, answered.raw, len(labels))

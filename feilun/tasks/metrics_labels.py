@@ -29,8 +29,8 @@ def of(truth: Ints, probabilities: NDArray[Any], classes: int) -> list[Metric]:
     positive[np.arange(len(truth)), truth] = True
     said = scores[positive]
     return [
-        metrics.mean("accuracy", right),
         Metric("macro_f1", rows, lambda sums: _average(sums, 2)),
+        metrics.mean("accuracy", right),
         Metric("micro_f1", rows, _micro_f1),
         Metric("macro_precision", rows, lambda sums: _average(sums, 0)),
         Metric("macro_recall", rows, lambda sums: _average(sums, 1)),

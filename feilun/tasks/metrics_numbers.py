@@ -11,14 +11,14 @@ NONE = 1e-12  # a variance below this, where that of the whole sample is 1, is r
 
 
 def figures(truth: ArrayLike, answered: ArrayLike) -> list[Metric]:
-    """R2, mean absolute and root mean square error, Pearson's and Spearman's correlation of N pairs of numbers."""
+    """Pearson's and Spearman's correlation, R2, mean absolute and root mean square error of N pairs of numbers."""
     right, said = np.asarray(truth, np.float64), np.asarray(answered, np.float64)
     return [
+        correlation("pearson", right, said),
+        correlation("spearman", ranks(right), ranks(said)),
         _r2(right, said),
         mean("mae", np.abs(right - said), higher_is_better=False),
         Metric("rmse", mean("", (right - said) ** 2).rows, _root, higher_is_better=False),
-        correlation("pearson", right, said),
-        correlation("spearman", ranks(right), ranks(said)),
     ]
 
 

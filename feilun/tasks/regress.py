@@ -104,5 +104,5 @@ def said(engine: inference.Engine, rows: tokens.Rows) -> Answered:
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:
-    """R2, errors and correlations."""
+    """Pearson's correlation first, then Spearman's, R2 and errors."""
     return metrics_numbers.figures(frame["score"].to_numpy(), answered.raw)

@@ -37,8 +37,9 @@ E = TypeVar("E", bound=Examples)
 class Progress:
     """After ``step`` of ``steps``: the rows' mean loss, the gradient's length before clipping.
 
-    ``held_out`` is what the watch measured after this step, where it did, and ``best`` the best of that so far: who
-    compares trainings gives up on this one by not asking for the next step. ``watch`` says what that figure is.
+    ``held_out`` is what the watch measured after this step, where it did, and ``best`` the best of that so far, seen
+    after ``best_step`` steps: who compares trainings gives up on this one by not asking for the next step. ``watch``
+    says what that figure is.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Progress:
     gradient: float
     held_out: float | None = None
     best: float | None = None
+    best_step: int = 0
     watch: Watch | None = None
 
 
@@ -106,7 +108,7 @@ def fit(
             held_out = state.look(step + 1) if looks else None
             if (step + 1) % settings.checkpoint_steps == 0:
                 state.save(scratch, step + 1, fence)
-            yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best, watch)
+            yield Progress(step + 1, steps, mean, length, held_out, state.watcher.best, state.watcher.best_step, watch)
         state.finish()
     finally:
         state.optimizer.close()

@@ -115,8 +115,10 @@ def test_a_figure_that_is_better_when_it_is_lower_must_be_at_most_what_is_requir
 def test_a_label_that_the_model_does_not_know_is_refused(bench: tiny.Bench, model: Model) -> None:
     """RELIABILITY 44: an unseen label."""
     rows = tiny.frame().with_columns(label=pl.lit("ugly"))
-    with pytest.raises(DataError, match="'ugly'"):
-        bench.run("evaluate", Report, model=model, examples=(bench.examples(rows),))
+    strange = bench.examples(rows)
+    with pytest.raises(DataError, match="'ugly'") as caught:
+        bench.run("evaluate", Report, model=model, examples=(bench.examples(), strange))
+    assert caught.value.where == f"dataset {strange.short}, split test, row row-0003, column label"
 
 
 def test_without_held_out_rows_there_is_nothing_to_say(bench: tiny.Bench, model: Model) -> None:

@@ -34,7 +34,7 @@ def test_a_tuned_model_knows_what_it_was_taught(bench: tiny.Bench) -> None:
     facts = {"format": "safetensors", "task": "classify", "labels": ["bad", "fair", "good"], "context": 40, "rows": 180}
     assert tuned.facts == facts | {"method": "full", "trained": 1.0}
     assert {f.name for f in tuned.path.iterdir()} == {
-        "config.json", "head.safetensors", "manifest.json", "model.safetensors", "tokenizer.json",
+        "README.md", "config.json", "head.safetensors", "manifest.json", "model.safetensors", "tokenizer.json",
     }  # fmt: skip
 
 
@@ -89,6 +89,28 @@ def test_one_label_is_refused(bench: tiny.Bench) -> None:
     """RELIABILITY 44."""
     with pytest.raises(DataError, match="at least two labels"):
         bench.run("finetune", Model, base=bench.base(), examples=bench.examples(tiny.frame(labels=["good"])))
+
+
+def test_a_label_of_test_rows_alone_is_refused_before_anything_is_learned(bench: tiny.Bench) -> None:
+    """RELIABILITY 44: the dataset, the row and the column are named; a base that knows the label may keep it."""
+    rows = tiny.frame()
+    strange = pl.when(pl.col("id") == "row-0007").then(pl.lit("safety")).otherwise(pl.col("label"))
+    examples, base = bench.examples(rows.with_columns(label=strange)), bench.base()
+    with pytest.raises(DataError, match="'safety'") as caught:
+        bench.run("finetune", Model, tiny.QUICK, base=base, examples=examples)
+    assert caught.value.where == f"dataset {examples.short}, split test, row row-0007, column label"
+    taught = bench.examples(rows.with_columns(label=pl.col("label").replace({"fair": "safety"})))
+    quick = {**tiny.QUICK, "epochs": 1}
+    knows = bench.run("finetune", Model, quick, base=base, examples=taught)
+    assert "safety" in bench.run("finetune", Model, quick, base=knows, examples=examples).facts["labels"]
+
+
+def test_a_threshold_that_could_not_be_chosen_is_refused_when_the_project_is_read() -> None:
+    with pytest.raises(ValidationError, match="set held_out"):
+        FinetuneSettings(task="classify", threshold=0)
+    with pytest.raises(ValidationError, match="'threshold' has no effect with method = 'few-shot'"):
+        FinetuneSettings(task="classify", threshold=0, method="few-shot")
+    FinetuneSettings(task="classify", threshold=0, held_out=0.1)
 
 
 def test_a_context_beyond_the_base_is_refused(bench: tiny.Bench) -> None:
