@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from feilun.datasets.positions import together
 from feilun.errors import DataError
 from feilun.finetune.settings import FinetuneSettings
 
@@ -17,23 +19,41 @@ if TYPE_CHECKING:
 
 
 def split(frame: pl.DataFrame, settings: FinetuneSettings) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows to learn from and rows to watch, ``settings.held_out`` of all; a row's id and the seed decide.
+    """Rows to learn from and rows to watch, ``settings.held_out`` of all.
+
+    Rows that belong together (see ``together``) are on one side: what is watched must be as new as the test rows are.
+    The share is met as nearly as that allows. Which ones it is depends on what they share and the seed.
 
     Raises:
         DataError: one of the two parts would be empty.
     """
     if not settings.held_out:
         return frame, frame.clear()
-    # by rank, not by value: the share is met exactly, however few rows there are
-    drawn = [hashlib.sha256(f"{settings.seed} {one}".encode()).hexdigest() for one in frame["id"]]
-    watched = pl.Series(drawn).rank("ordinal") <= round(settings.held_out * len(frame))
+    groups = together(frame)
+    chosen = _drawn(Counter(groups), round(settings.held_out * len(frame)), settings.seed)
+    watched = pl.Series([group in chosen for group in groups], dtype=pl.Boolean)
     if watched.all() or not watched.any():
         raise DataError(
-            f"{len(frame)} training rows are too few to hold out a share of {settings.held_out}",
+            f"{len(frame)} training rows ({len(set(groups))} that share nothing) are too few to hold out a share of "
+            f"{settings.held_out}",
             where="finetune: held_out",
             hint="use held_out = 0, or more rows",
         )
     return frame.filter(~watched), frame.filter(watched)
+
+
+def _drawn(sizes: Counter[str], wanted: int, seed: int) -> set[str]:
+    """Groups drawn until they have so many rows; one is passed over that would miss the number by more than without."""
+    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed} {group}".encode()).digest())
+    chosen: set[str] = set()
+    left = wanted
+    for group in order:
+        if sizes[group] <= 2 * left:
+            chosen.add(group)
+            left -= sizes[group]
+    if wanted and not chosen:  # every group is far too large: the least is nearest
+        chosen.add(min(order, key=sizes.__getitem__))
+    return chosen
 
 
 def watch(task: Task, network: Any, held_out: pl.DataFrame, settings: FinetuneSettings) -> Watch | None:

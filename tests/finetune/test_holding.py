@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import feilun.finetune.step  # noqa: F401 - registers the step
+from feilun import datasets
 from feilun.errors import DataError
 from feilun.finetune import holding
 from feilun.finetune.settings import FinetuneSettings
@@ -35,6 +36,44 @@ def test_each_row_is_learned_from_or_watched_and_the_share_is_met(rows: int, sha
     assert len(watched) == round(share * rows)
     again = holding.split(frame.reverse(), FinetuneSettings(held_out=share, seed=seed))[1]
     assert sorted(again["id"]) == sorted(watched["id"])  # whatever the order of the rows
+
+
+def grouped(kind: str) -> pl.DataFrame:
+    """200 rows of 1 to 4 that share what ``kind`` says, in the column ``shared``."""
+    shared = sorted(f"{'Text' if i % 2 else 'text'} number {i % 80 if i % 3 else i % 40}".lower() for i in range(200))
+    frame = tiny.frame(200).drop("label").with_columns(shared=pl.Series(shared))
+    own = frame["text"] + frame["id"]
+    if kind == "query":
+        return frame.with_columns(text="shared", other=own)
+    if kind == "document":
+        none = pl.Series([[]] * 200, dtype=datasets.TRUTH["answers"])
+        return frame.with_columns(text=own, other="shared", answers=none)
+    spoken = [
+        [("system", "Be kind."), ("user", first), *[("assistant", f"so {k}"), ("user", f"and {k}")] * (i % 3)]
+        for i, (first, k) in enumerate(zip(shared, own, strict=True))
+    ]
+    said = [[{"role": role, "content": words} for role, words in row] for row in spoken]
+    return frame.with_columns(text=own, messages=pl.Series(said, dtype=datasets.TRUTH["messages"]))
+
+
+@pytest.mark.parametrize("kind", ["query", "document", "conversation"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_one_query_document_or_conversation_are_on_one_side(kind: str, seed: int) -> None:
+    frame = grouped(kind)
+    learned, watched = holding.split(frame, FinetuneSettings(held_out=0.2, seed=seed))
+    assert not set(learned["shared"]) & set(watched["shared"])
+    assert learned.height + watched.height == 200
+    assert abs(watched.height - 40) <= 2
+    again = holding.split(frame.reverse(), FinetuneSettings(held_out=0.2, seed=seed))[1]
+    assert sorted(again["id"]) == sorted(watched["id"])
+
+
+def test_rows_that_all_belong_together_cannot_be_held_out() -> None:
+    frame = tiny.frame(40).with_columns(text=pl.lit("one text"))
+    with pytest.raises(DataError, match=r"40 training rows \(1 that share nothing\) are too few"):
+        holding.split(frame, FinetuneSettings(held_out=0.2))
+    two = frame.with_columns(text=pl.Series(["this", *["that"] * 39]))
+    assert holding.split(two, FinetuneSettings(held_out=0.2))[1]["text"].to_list() == ["this"]
 
 
 def test_too_few_rows_to_hold_any_out_are_refused() -> None:
