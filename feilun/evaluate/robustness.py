@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from feilun.evaluate.asking import Asked, again, same
 from feilun.evaluate.figures import Bootstrap, with_interval
 from feilun.tasks import bootstrap
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Change = Callable[[str, random.Random], str]
 IN_PLACE = "typos in place"  # instead of the others, where places are marked
@@ -22,21 +25,21 @@ NEAR = {key: (row[:i][-1:] + row[i + 1 :][:1]) for row in ROWS for i, key in enu
 def measure(asked: Asked, how: Bootstrap) -> list[dict[str, Any]]:
     """The first metric under each change of the texts, how much it falls, and how many answers change.
 
-    Texts in which places are marked (``spans``) only meet changes that keep every character where it is.
+    Texts in which places are marked (``spans``) only meet changes that keep every character where it is. Of a
+    conversation what the user said last is changed.
     """
-    import polars as pl
-
     first = asked.metrics[0]
     kept_in_place = "spans" in asked.frame.columns
     found = []
     for name, (change, keeps) in CHANGES.items():
         if (kept_in_place and not keeps) or (name == IN_PLACE and not kept_in_place):
             continue
-        texts = [change(text, _chance(how.seed, id_)) for id_, text in asked.frame.select("id", "text").iter_rows()]
-        changed = [a != b for a, b in zip(texts, asked.frame["text"], strict=True)]
+        given = _given(asked.frame)
+        texts = [change(text, _chance(how.seed, id_)) for id_, text in zip(asked.frame["id"], given, strict=True)]
+        changed = [a != b for a, b in zip(texts, given, strict=True)]
         if not any(changed):
             continue
-        told = again(asked, asked.frame.with_columns(text=pl.Series(texts)))
+        told = again(asked, _reworded(asked.frame, texts))
         worse = next(m for m in told.metrics if m.name == first.name)
         if not math.isfinite(worse.figure):
             continue
@@ -50,6 +53,32 @@ def measure(asked: Asked, how: Bootstrap) -> list[dict[str, Any]]:
         agree = same(asked.answered, told.answered)
         found.append(entry | ({"changed_answers": float(1 - agree.mean())} if agree is not None else {}))
     return found
+
+
+def _given(frame: pl.DataFrame) -> list[str]:
+    """What each row asks."""
+    if "messages" not in frame.columns:
+        return frame["text"].to_list()
+    rows = frame["messages"].to_list()
+    return ["" if (at := _last(row)) is None else str(row[at]["content"]) for row in rows]
+
+
+def _reworded(frame: pl.DataFrame, texts: Sequence[str]) -> pl.DataFrame:
+    """The rows with other words for what ``_given`` finds."""
+    import polars as pl
+
+    if "messages" not in frame.columns:
+        return frame.with_columns(text=pl.Series(texts))
+    rows = frame["messages"].to_list()
+    for row, text in zip(rows, texts, strict=True):
+        if (at := _last(row)) is not None:
+            row[at]["content"] = text
+    return frame.with_columns(messages=pl.Series(rows, dtype=frame["messages"].dtype))
+
+
+def _last(messages: Sequence[Mapping[str, str]]) -> int | None:
+    """Where the user spoke last."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
 
 
 def _chance(seed: int, row: str) -> random.Random:
