@@ -94,7 +94,9 @@ class Flywheel:
 
     def __init__(self, root: Path | str = ".", changes: Sequence[str] = (), *, home: Path | None = None) -> None:
         self.root = find_root(Path(root))
-        self.project = projects.load(self.root, OTHERS, changes, shipped("recipes"))
+        self.project = projects.load(
+            self.root, OTHERS, changes, shipped("recipes"), look=lambda given: catalog.check(given, self.root)
+        )
         self.deployment = deployment.from_environment(self.root, home)
         self._check_currencies()
         declared.check(self.project)
@@ -226,19 +228,22 @@ class Flywheel:
 
         Args:
             name: as ``export`` has it.
-            rows: what the task reads: ``text``, and ``other`` or ``candidates`` where it reads those. Of a model that
-                writes, ``messages``, or ``text`` for what a user says.
+            rows: what the task reads: ``text``, and ``other`` or ``candidates`` where it reads those (a model of
+                vectors puts candidates in order, if there are any). Of a model that writes, ``messages``, or ``text``
+                for what a user says.
 
         Raises:
             DataError: a row lacks what the task reads, or has it in another form; the message names the row.
         """
         from feilun import datasets, tasks
+        from feilun.tasks.task import ReadsMore
 
         model = self._named_model(name, served=served, observe=observe)
-        reads = tasks.of(model).READS
+        task = tasks.of(model)
+        reads, may = task.READS, task.MAY_READ if isinstance(task, ReadsMore) else ()
         if reads == ("messages",):
             rows = [{"messages": [{"role": "user", "content": r["text"]}]} if r.keys() == {"text"} else r for r in rows]
-        frame = datasets.asked(rows, reads)
+        frame = datasets.asked(rows, reads, may)
         return tasks.ask(model, frame).said
 
     def _named_model(self, name: str, *, served: bool, observe: Observer | None) -> Model:

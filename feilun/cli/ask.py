@@ -13,6 +13,8 @@ from feilun.cli.options import HERE, Json, Root, open_wheel
 from feilun.errors import DataError
 from feilun.show import print_json, progress, say
 
+FIRST = 4  # numbers of a vector that are shown
+
 
 def ask(
     name: Annotated[
@@ -23,7 +25,10 @@ def ask(
         str | None, typer.Option("--other", help="The second text: of a pair, or what a question is asked of.")
     ] = None,
     candidates: Annotated[
-        list[str] | None, typer.Option("--candidate", help="A text to put in order; may be given again.")
+        list[str] | None,
+        typer.Option(
+            "--candidate", help="A text to put in order, by a model that ranks or one of vectors; again for each."
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -36,6 +41,8 @@ def ask(
     json: Json = False,
 ) -> None:
     """Ask a model on this machine; nothing is metered. Trained as it is, or as it is served."""
+    from rich.markup import escape
+
     rows: list[dict[str, Any]] = [{"text": text} for text in texts or ()]
     if file is not None:
         rows += _read(file)
@@ -47,9 +54,9 @@ def ask(
         print_json([{**row, "answer": said} for row, said in zip(rows, answers, strict=True)])
         return
     for row, said in zip(rows, answers, strict=True):
-        say(f"{str(row.get('text', ''))[:100]}")
+        say(escape(str(row.get("text", ""))[:100]))
         for key, value in said.items():
-            say(f"    {key:<8} {_short(value)}")
+            say(escape(f"    {key:<8} {_short(value)}"))
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -72,8 +79,22 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def _short(value: Any) -> str:
+    """A value in a line or two: numbers with four places, of a vector the first ones, a ranking in lines.
+
+    >>> _short([0.25, -0.5, 0.125, 0.0, 1.0, 0.75])
+    '0.2500, -0.5000, 0.1250, 0.0000, … (6 numbers)'
+    """
     if isinstance(value, float):
         return f"{value:.4f}"
+    if isinstance(value, list) and value and all(isinstance(one, float) for one in value):
+        more = f", … ({len(value)} numbers)" if len(value) > FIRST else ""
+        return ", ".join(f"{one:.4f}" for one in value[:FIRST]) + more
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(one, dict) and one.keys() == {"text", "score"} for one in value)
+    ):
+        return "".join(f"\n      {one['score']:.4f}  {_short(one['text'])}" for one in value)
     if isinstance(value, dict) and all(isinstance(one, float) for one in value.values()):
         best = sorted(value.items(), key=lambda item: -item[1])
         more = f", and {len(best) - 5} more" if len(best) > 5 else ""

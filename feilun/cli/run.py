@@ -69,9 +69,8 @@ def _gist(outcome: Outcome) -> str:
 
     facts = outcome.artifact.facts
     if outcome.artifact.kind == "dataset":
-        left_out = sum(card(outcome).get("removed", {}).values())
         kept = f"{facts['rows']:,} rows ({escape(_labels(facts))})"
-        return f"{kept}; {left_out:,} left out, see {outcome.artifact.path / 'card.json'}"
+        return f"{kept}; {left_out(card(outcome).get('removed', {}))}, see {outcome.artifact.path / 'card.json'}"
     if outcome.artifact.kind == "report":
         said = report(outcome)
         metric = chosen(said)[0]
@@ -82,6 +81,17 @@ def _gist(outcome: Outcome) -> str:
     if outcome.artifact.kind == "model" and "method" in facts and "epochs_run" in outcome.metrics:
         return escape(trained(facts, outcome.metrics))
     return ""
+
+
+def left_out(removed: Mapping[str, int]) -> str:
+    """How many rows, and each reason: no row is lost quietly.
+
+    >>> left_out({"too_short": 0, "near_duplicates": 12, "exact_duplicates": 1}), left_out({})
+    ('13 left out: 12 near duplicates, 1 exact duplicates', '0 left out')
+    """
+    reasons = sorted(((n, why.replace("_", " ")) for why, n in removed.items() if n), reverse=True)
+    told = f"{sum(removed.values()):,} left out"
+    return f"{told}: {', '.join(f'{n:,} {why}' for n, why in reasons)}" if reasons else told
 
 
 def _verdict(artifact: Artifact, said: dict[str, Any]) -> str:

@@ -105,26 +105,35 @@ def check(frame: pl.DataFrame, where: str) -> None:
     _refuse(frame["id"].is_duplicated(), "an id stands in two rows", where)
 
 
-def asked(rows: Sequence[Mapping[str, Any]], reads: Sequence[str]) -> pl.DataFrame:
+OPTIONS = {  # how the command line is told what a question needs beside its text
+    "other": "--other TEXT",
+    "candidates": "--candidate TEXT, once for each",
+}
+
+
+def asked(rows: Sequence[Mapping[str, Any]], reads: Sequence[str], may: Sequence[str] = ()) -> pl.DataFrame:
     """What somebody asks a model, as the table that a task reads.
 
     Args:
         rows: records with the columns ``reads``, of which ``candidates`` is a list of texts; others are refused.
+        may: columns that may be there as well, in every row or in none.
 
     Raises:
         DataError: there is nothing, or a row lacks a column, has another one, or one of another type.
     """
     if not rows:
         raise DataError("nothing is asked", hint='give a text, or --file with lines like {"text": "..."}')
+    reads = [*reads, *(name for name in may if any(name in row for row in rows))]
     types = dict.fromkeys(COLUMNS, pl.String) | TRUTH | {"candidates": pl.List(pl.String)}
     columns = []
     for name in reads:
         for number, row in enumerate(rows, 1):
             if row.get(name) is None:
-                raise DataError(f"the model reads '{name}', and there is none", where=f"row {number}")
+                hint = f"{OPTIONS[name]}; or a column '{name}' of --file" if name in OPTIONS else None
+                raise DataError(f"the model reads '{name}', and there is none", where=f"row {number}", hint=hint)
             unknown = sorted(row.keys() - set(reads))
             if unknown:
-                known = ", ".join(reads)
+                known = ", ".join(dict.fromkeys([*reads, *may]))
                 raise DataError(
                     f"the model does not read '{unknown[0]}'", where=f"row {number}", hint=f"it reads {known}"
                 )

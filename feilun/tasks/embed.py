@@ -30,6 +30,7 @@ from feilun.tasks.task import Answered
 HEAD = "vector"
 COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
 READS = ("text",)
+MAY_READ = ("candidates",)  # then they are put in order
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def load(model: Model) -> inference.Engine:
 
 
 def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
-    """The vector of each text, of length 1.
+    """The vector of each text, of length 1; or where it has ``candidates``, these with their cosines, best first.
 
     Where the rows have documents (``other``), these get vectors as well, in ``raw`` only: to be found among.
     """
@@ -125,7 +126,24 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     documents = None
     if "other" in frame.columns:
         documents = engine.run(engine.encode(matches.documents(frame)))
+    if "candidates" in frame.columns:
+        return Answered(_ranked(engine, vectors, frame["candidates"].to_list()), Vectors(vectors, documents))
     return Answered([{"vector": row.tolist()} for row in vectors], Vectors(vectors, documents))
+
+
+def _ranked(
+    engine: inference.Engine, vectors: NDArray[np.float32], candidates: list[list[str]]
+) -> list[dict[str, object]]:
+    """Each text's candidates in order; one that stands in many rows is encoded once."""
+    shown = list(dict.fromkeys(text for row in candidates for text in row))
+    number = {text: i for i, text in enumerate(shown)}
+    theirs = engine.run(engine.encode(shown)) if shown else vectors[:0]
+    said: list[dict[str, object]] = []
+    for vector, row in zip(vectors, candidates, strict=True):
+        near = theirs[[number[text] for text in row]] @ vector
+        order = np.argsort(-near, kind="stable")
+        said.append({"ranking": [{"text": row[i], "score": float(near[i])} for i in order]})
+    return said
 
 
 def measure(frame: pl.DataFrame, answered: Answered, labels: Sequence[str]) -> list[Metric]:

@@ -68,6 +68,13 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class ReadsMore(Protocol):
+    """A task whose questions may have more than ``READS``, and then are answered otherwise."""
+
+    MAY_READ: tuple[str, ...]
+
+
+@runtime_checkable
 class Decides(Protocol):
     """A task that chooses something for its answers once the weights are there; models keep it in config.json."""
 
