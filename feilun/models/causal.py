@@ -7,7 +7,6 @@ tokenizer and chat template; a GGUF file is read as well (``feilun.models.gguf``
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from feilun.errors import ArtifactError, StepError
-from feilun.models import blocks, chat, control, gguf, tokens, weights
+from feilun.models import blocks, building, chat, control, gguf, tokens, weights
 from feilun.models.adapting import methods
-from feilun.models.adapting.adaptable import Adaptable
+from feilun.models.adapting.adaptable import Adaptable, positions
+from feilun.models.building import quiet
 from feilun.models.chat import Chat, Message
-from feilun.models.network import quiet
 
 HEAD = "words"
 GGUF = "model.gguf"
@@ -181,12 +180,12 @@ def load(folder: Path, context: int | None = None) -> Causal:
         tokenizer.no_truncation()
     else:
         encoder = _load_encoder(folder)
-        tokenizer = tokens.load_tokenizer(folder, encoder.config.max_position_embeddings)
+        tokenizer = tokens.load_tokenizer(folder, positions(encoder))
         tokenizer.no_truncation()
         talk = chat.load(folder)
     blocks.install(encoder)
     _own_manner(encoder)
-    network = Causal(encoder, tokenizer, talk, context or _context(folder) or encoder.config.max_position_embeddings)
+    network = Causal(encoder, tokenizer, talk, context or _context(folder) or positions(encoder))
     network.restore(folder)
     if (folder / "config.json").is_file():
         network.decided = tokens.load_decided(folder)
@@ -206,6 +205,7 @@ def save(network: Causal, folder: Path, task: str = "generate") -> None:
     network.encoder.float()
     with quiet(), network.plain(folder):
         network.encoder.save_pretrained(folder)
+    building.check_saved(folder)
     network.tokenizer.save(str(folder / "tokenizer.json"))
     chat.save(network.chat, folder, network.context)
     check(network, folder)
@@ -261,29 +261,19 @@ def _own_manner(encoder: Any) -> None:
 
 
 def _context(folder: Path) -> int:
-    place = folder / "config.json"
-    if not place.is_file():
+    if not (folder / "config.json").is_file():
         return 0
-    told: dict[str, Any] = json.loads(place.read_text("utf-8")).get("feilun", {})
-    return int(told.get("context", 0))
+    context = tokens.told(folder).get("context", 0)
+    if not isinstance(context, int):
+        raise ArtifactError("the model's configuration cannot be read", where=str(folder / "config.json"))
+    return context
 
 
 def _load_encoder(folder: Path) -> Any:
+    held: dict[str, Tensor] = {}
     for place in sorted(folder.glob("*.safetensors")):
-        weights.read(place)  # whole and finite, before anything else looks at it
-    try:
-        with quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ArtifactError("the model cannot be built", where=str(folder), hint=str(error)[-200:]) from error
+        held |= weights.read(place)  # whole and finite, before anything else looks at it
+    model, found = building.build(transformers.AutoModelForCausalLM, folder, held, attention="sdpa")
     if found["missing_keys"] or found["mismatched_keys"]:
         names = ", ".join(str(n) for n in [*found["missing_keys"], *found["mismatched_keys"]][:3])
         raise ArtifactError(f"weights are missing or of another shape: {names}", where=str(folder))

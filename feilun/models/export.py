@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,20 @@ def export(store: ArtifactStore, model: Model, told: card.Told, to: Path) -> lis
         ConflictError: there is something at ``to`` already.
         ArtifactError: a file of the model is not what its digest says.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    to = to.absolute()
+    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise ConflictError("there is something there already", where=str(to), hint="name a new folder")
     store.verify(model)
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(model.path, partial, ignore=shutil.ignore_patterns(MANIFEST, card.FILE))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as own:  # of no one else, on the same disk
+        partial = Path(own) / "model"
+        shutil.copytree(model.path, partial, ignore=shutil.ignore_patterns(MANIFEST, card.FILE))
+        _complete(store, partial, model, told)
+        partial.rename(to)  # in the place of an empty folder, too
+    return sorted(f.relative_to(to).as_posix() for f in to.rglob("*") if f.is_file())
+
+
+def _complete(store: ArtifactStore, partial: Path, model: Model, told: card.Told) -> None:
     if (partial / "tokenizer.json").exists() and not (partial / "tokenizer_config.json").exists():
         settings = _tokenizer_settings(partial / "tokenizer.json")
         (partial / "tokenizer_config.json").write_text(
@@ -47,11 +56,6 @@ def export(store: ArtifactStore, model: Model, told: card.Told, to: Path) -> lis
     if model.facts.get("format") == "safetensors" and _head(partial) == "vector":
         _sentence_layout(partial, int(model.facts.get("context") or 0))
     card.write(store, partial, told)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if to.exists():
-        to.rmdir()
-    partial.rename(to)
-    return sorted(f.relative_to(to).as_posix() for f in to.rglob("*") if f.is_file())
 
 
 def _tokenizer_settings(place: Path) -> dict[str, Any]:

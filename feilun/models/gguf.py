@@ -68,7 +68,7 @@ def load(place: Path) -> tuple[Any, Tokenizer, dict[str, Any]]:
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         found = model.load_state_dict(tensors, strict=False, assign=True)
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, TypeError, ArithmeticError, struct.error) as error:
         raise ArtifactError("the model cannot be read as GGUF", where=str(place), hint=str(error)[-200:]) from error
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     missing = [*(set(found.missing_keys) - tied), *found.unexpected_keys]
@@ -87,6 +87,9 @@ def _configuration(metadata: dict[str, Any], names: set[str], place: Path) -> An
             f"GGUF models of the architecture '{family}' cannot be trained", where=str(place), hint=hint
         )
     found = {name: metadata[f"{family}.{key}"] for key, name in _SETTINGS.items() if f"{family}.{key}" in metadata}
+    there = {match[1] for name in names if (match := re.match(r"blk\.(\d+)\.", name))}
+    if found["num_hidden_layers"] != len(there):  # before as many are built
+        raise ValueError(f"it says that it has {found['num_hidden_layers']} layers, and there are {len(there)}")
     found.setdefault("head_dim", found["hidden_size"] // found["num_attention_heads"])
     theta = found.pop("rope_theta", 10000.0)
     return transformers.AutoConfig.for_model(

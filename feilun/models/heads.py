@@ -58,7 +58,7 @@ class Head(nn.Module):
         """Outputs, before ``scores``."""
         if self.shape.pooled:
             weight = mask.unsqueeze(-1).to(states.dtype)
-            states = (states * weight).sum(1) / weight.sum(1)
+            states = (states * weight).sum(1) / weight.sum(1).clamp(min=1)  # a row of padding alone is 0, not NaN
         if self.shape.scores == "unit":
             return states.float()
         outputs = nn.functional.linear(states, self.weight, self.bias).float()

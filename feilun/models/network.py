@@ -6,8 +6,7 @@ On disk it is a folder in the Hugging Face layout (config.json, model.safetensor
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from feilun.errors import ArtifactError
-from feilun.models import fused, recurrent, tokens, weights
+from feilun.models import building, fused, recurrent, tokens, weights
 from feilun.models.adapting.adaptable import Adaptable
-from feilun.models.heads import Head
+from feilun.models.heads import SHAPES, Head
+
+quiet = building.quiet
 
 
 class Network(Adaptable):
@@ -134,6 +135,9 @@ def load(folder: Path, context: int | None = None) -> Network:
     place = folder / "head.safetensors"
     name = tokens.load_head(folder)
     headless = not place.exists() and name != "vector"
+    if not headless and name not in SHAPES:
+        hint = f"known are {', '.join(SHAPES)}"
+        raise ArtifactError(f"heads of the kind '{name}' are not known", where=str(folder / "config.json"), hint=hint)
     network = Network(encoder, tokenizer, *(() if headless else (tokens.load_labels(folder), name)))
     network.restore(folder)
     if headless:
@@ -185,42 +189,16 @@ def save(network: Network, folder: Path, task: str = "classify") -> None:
     )
     with quiet(), network.plain(folder):
         network.encoder.save_pretrained(folder)
+    building.check_saved(folder)
     if network.head.shape.scores != "unit":
         save_file({k: v.contiguous() for k, v in network.head.state_dict().items()}, folder / "head.safetensors")
     network.tokenizer.save(str(folder / "tokenizer.json"))
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No reports on stderr from transformers; what matters in them is checked here."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _load_encoder(folder: Path) -> Any:
-    weights.read(folder / "model.safetensors")  # whole and finite, before anything else looks at it
-    try:
-        with quiet():
-            # eager: PyTorch's fused attention is slower on the CPU in bfloat16 when gradients are needed
-            model, found = transformers.AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ArtifactError("the network cannot be built", where=str(folder), hint=str(error)[-200:]) from error
+    held = weights.read(folder / "model.safetensors")  # whole and finite, before anything else looks at it
+    # eager: PyTorch's fused attention is slower on the CPU in bfloat16 when gradients are needed
+    model, found = building.build(transformers.AutoModel, folder, held, attention="eager")
     missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
     if missing or found["mismatched_keys"]:
         names = ", ".join(str(n) for n in [*missing, *found["mismatched_keys"]][:3])

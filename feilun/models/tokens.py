@@ -44,18 +44,18 @@ def load_head(folder: Path) -> str:
     """The name of the head (``feilun.models.heads.SHAPES``) that config.json says the model has.
 
     Raises:
-        ArtifactError: config.json is missing or is not JSON.
+        ArtifactError: see ``told``.
     """
-    return str(_configuration(folder).get("feilun", {}).get("head", "label"))
+    return str(told(folder).get("head", "label"))
 
 
 def load_decided(folder: Path) -> dict[str, Any]:
     """What the task chose after the training, for its answers (thresholds, say), from config.json.
 
     Raises:
-        ArtifactError: config.json is missing or is not JSON.
+        ArtifactError: see ``told``.
     """
-    return dict(_configuration(folder).get("feilun", {}).get("decided", {}))
+    return _record(told(folder).get("decided", {}), folder)
 
 
 def load_labels(folder: Path) -> tuple[str, ...]:
@@ -64,21 +64,39 @@ def load_labels(folder: Path) -> tuple[str, ...]:
     Raises:
         ArtifactError: config.json is missing or is not JSON.
     """
-    names = _configuration(folder).get("id2label", {})
+    names = configuration(folder).get("id2label", {})
     try:
         return tuple(str(names[str(i)]) for i in range(len(names)))
     except (KeyError, TypeError) as error:
         raise ArtifactError("the model's labels cannot be read", where=str(folder / "config.json")) from error
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def told(folder: Path) -> dict[str, Any]:
+    """What config.json says under our name: task, head, context, decided, adapter; nothing in a model of others.
+
+    Raises:
+        ArtifactError: config.json is missing or is not JSON, or something else stands there.
+    """
+    return _record(configuration(folder).get("feilun", {}), folder)
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """All of config.json.
+
+    Raises:
+        ArtifactError: it is missing or is not JSON.
+    """
     place = folder / "config.json"
     try:
-        read: dict[str, Any] = json.loads(place.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        read = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError("the model's configuration cannot be read", where=str(place)) from error
+    return _record(read, folder)
+
+
+def _record(read: Any, folder: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
-        raise ArtifactError("the model's configuration cannot be read", where=str(place))
+        raise ArtifactError("the model's configuration cannot be read", where=str(folder / "config.json"))
     return read
 
 
@@ -88,8 +106,18 @@ def context_of(tokenizer: Tokenizer) -> int:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids with the special ones, at most the context of each text."""
-    return [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+    """Token ids with the special ones, at most the context of each text, and never none.
+
+    Where a tokenizer adds nothing, a text without a piece is read as its first special token (as id 0 without one):
+    there is no mean of no states. Training and serving both ask here.
+    """
+    rows = [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+    return rows if all(rows) else [row or _nothing(tokenizer) for row in rows]
+
+
+def _nothing(tokenizer: Tokenizer) -> list[int]:
+    added = tokenizer.get_added_tokens_decoder()
+    return [min((number for number, token in added.items() if token.special), default=0)]
 
 
 def encode_pairs(tokenizer: Tokenizer, texts: Sequence[str], others: Sequence[str]) -> list[list[int]]:

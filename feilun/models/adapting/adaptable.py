@@ -28,14 +28,25 @@ class Adaptable(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The encoder's layers, lowest first."""
-        depth = self.encoder.config.num_hidden_layers
-        return next(m for m in self.encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+        """The encoder's layers, lowest first.
+
+        Raises:
+            ArtifactError: it has no such list, as where all layers share their weights (ALBERT).
+        """
+        depth = getattr(self.encoder.config, "num_hidden_layers", None)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == depth:
+                return module
+        raise _cannot(self.encoder, "its layers are not one list of modules")
 
     @property
     def positions(self) -> int:
-        """The most tokens of a text that the encoder can read."""
-        return int(self.encoder.config.max_position_embeddings) - (self.adapted.tokens if self.adapted else 0)
+        """The most tokens of a text that the encoder can read.
+
+        Raises:
+            ArtifactError: see ``positions``.
+        """
+        return positions(self.encoder) - (self.adapted.tokens if self.adapted else 0)
 
     def adapt(self, method: Method, options: MethodOptions, seed: int) -> None:
         """Freeze what the method does not train of the encoder, and put in what it trains.
@@ -84,3 +95,27 @@ class Adaptable(nn.Module):
 
     def _hold(self, put: adapted.Adapted | None) -> None:
         self.adapted, self.outside = put, put.outside if put else None
+
+
+def positions(encoder: Any) -> int:
+    """The most tokens that a transformers model can read.
+
+    RoBERTa and its kin begin to count after the number of the padding, so that many of their rows are never used.
+
+    Raises:
+        ArtifactError: the configuration does not say it as a number, or the model is an encoder with a decoder.
+    """
+    told = getattr(encoder.config, "max_position_embeddings", None)
+    if encoder.config.is_encoder_decoder:
+        raise _cannot(encoder, "it is an encoder and a decoder")
+    if not isinstance(told, int) or told < 1:
+        raise _cannot(encoder, "it does not say how many tokens it can read")
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return told - module.padding_idx - 1
+    return told
+
+
+def _cannot(encoder: Any, why: str) -> ArtifactError:
+    what = f"this kind of base ({encoder.config.model_type}) cannot be tuned: {why}"
+    return ArtifactError(what, hint="use a base of the kind of BERT, RoBERTa, ModernBERT, Llama or Qwen")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import peft
@@ -109,6 +109,21 @@ def tensors_of(wrapped: Any) -> dict[str, Tensor]:
     """The adapter's tensors under the names that they have in peft's files."""
     found: dict[str, Tensor] = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return found
+
+
+def is_backed(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all ranks of a configuration are ranks that its weights have: nothing larger is built only to be refused.
+
+    >>> is_backed({"r": 10**7}, {"a.lora_A.weight": torch.zeros(2, 32)})
+    False
+    """
+    pattern = configuration.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        return False
+    ranks = [configuration.get("r"), *pattern.values()]
+    downs = [t for name, t in tensors.items() if (".lora_A" in name or ".lora_embedding_A" in name) and t.ndim]
+    most = max((len(tensor) for tensor in downs), default=0)
+    return all(isinstance(rank, int) and 0 < rank <= most for rank in ranks)
 
 
 def describe(wrapped: Any) -> dict[str, Any]:

@@ -11,10 +11,16 @@ import peft
 from torch import nn
 
 from feilun.errors import ArtifactError, SettingError
+from feilun.models import building
 from feilun.models.adapting import adapted, bottleneck, low_rank, prompts
 from feilun.models.adapting.adapted import Adapted
 from feilun.models.adapting.options import Method, MethodOptions
 
+OUTSIDE = {  # what an adapter's configuration may ask for beside its weights, and is not done here
+    "modules_to_save": "brings whole modules",
+    "layer_replication": "repeats the model's layers",
+    "megatron_config": "names code to be run",
+}
 ENCODER, CAUSAL = "FEATURE_EXTRACTION", "CAUSAL_LM"  # peft's names of what a model does
 
 
@@ -87,15 +93,20 @@ def attach(model: Any, layers: nn.ModuleList, folder: Path, *, task_type: str = 
         ArtifactError: the files are damaged, of a type that is not known here, or for another model.
     """
     configuration, tensors = adapted.read(folder)
-    kind = configuration.get("peft_type")
+    kind = str(configuration.get("peft_type"))
     if kind == bottleneck.TYPE:
         return _attach_bottleneck(model, layers, folder)
     if kind != "LORA" and kind not in prompts.TYPES:
         known = ", ".join(["LORA", *prompts.TYPES, bottleneck.TYPE])
         raise ArtifactError(f"adapters of type '{kind}' are not known", where=str(folder), hint=f"known are {known}")
-    if configuration.get("modules_to_save"):
-        what = f"the adapter brings whole modules: {', '.join(configuration['modules_to_save'])}"
-        raise ArtifactError(what, where=str(folder), hint="merge it with peft first, and use what that saves")
+    for name, what in OUTSIDE.items():
+        if configuration.get(name):
+            hint = "merge it with peft first, and use what that saves"
+            raise ArtifactError(f"the adapter {what}: {str(configuration[name])[:100]}", where=str(folder), hint=hint)
+    if not (low_rank.is_backed if kind == "LORA" else prompts.is_backed)(configuration, tensors):
+        raise ArtifactError(
+            "the adapter's configuration is not that of its weights", where=str(folder / adapted.CONFIG)
+        )
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
         config.inference_mode, config.task_type, config.base_model_name_or_path = True, task_type, None
@@ -104,7 +115,7 @@ def attach(model: Any, layers: nn.ModuleList, folder: Path, *, task_type: str = 
         with low_rank.quiet():
             wrapped = peft.get_peft_model(model, config)
             found = peft.set_peft_model_state_dict(wrapped, tensors)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except building.UNBUILDABLE as error:
         raise ArtifactError("the adapter does not fit", where=str(folder), hint=str(error)[-200:]) from error
     if kind == "LORA":
         wrong = [name for name in found.missing_keys if ".lora_" in name] + found.unexpected_keys
@@ -137,9 +148,13 @@ def apart(put: Adapted | None) -> Iterator[None]:
 def _attach_bottleneck(model: nn.Module, layers: nn.ModuleList, folder: Path) -> Adapted:
     configuration, tensors = adapted.read(folder)
     try:
-        targets, size = [str(t) for t in configuration["target_modules"]], int(configuration["size"])
-    except (KeyError, TypeError, ValueError) as error:
+        targets, size = [str(t) for t in configuration["target_modules"]], configuration["size"]
+    except (KeyError, TypeError) as error:
         raise ArtifactError("the adapter's configuration cannot be read", where=str(folder)) from error
+    if not any(name.endswith(".down.weight") and list(t.shape[:1]) == [size] for name, t in tensors.items()):
+        raise ArtifactError(
+            "the adapter's configuration is not that of its weights", where=str(folder / adapted.CONFIG)
+        )
     made = bottleneck.Bottlenecks(model, adapted.match(model, layers, targets), targets, size)
     wrong = made.fill(tensors)
     if wrong:

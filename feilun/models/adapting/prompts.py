@@ -7,6 +7,7 @@ can be merged into weights, so they are written beside the base's and belong to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import peft
@@ -73,6 +74,27 @@ class Prompts:
     def files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Configuration and tensors as peft writes them."""
         return describe(self._wrapped), tensors_of(self._wrapped)
+
+
+def is_backed(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a configuration describes as many learned numbers as its weights are.
+
+    >>> told = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 16, "token_dim": 32}
+    >>> is_backed(told, {"prompt_embeddings": torch.zeros(16, 32)})
+    True
+    >>> is_backed(told | {"num_virtual_tokens": 10**9}, {"prompt_embeddings": torch.zeros(16, 32)})
+    False
+    """
+    learned = tensors.get("prompt_embeddings")
+    if learned is None or learned.ndim != 2:
+        return False
+    width: Any = configuration.get("token_dim")
+    if configuration.get("peft_type") == "PREFIX_TUNING":
+        depth = configuration.get("num_layers")
+        width = 2 * width * depth if isinstance(width, int) and isinstance(depth, int) else None
+    submodules = configuration.get("num_transformer_submodules")
+    shape = [configuration.get("num_virtual_tokens"), width]
+    return shape == list(learned.shape) and submodules in (None, 1)
 
 
 def put(model: Any, method: str, options: MethodOptions, seed: int, task_type: str) -> Prompts:
