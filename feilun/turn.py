@@ -31,6 +31,7 @@ from feilun.store.database import now_us
 from feilun.store.money import parse_money
 
 A = TypeVar("A", bound=Artifact)
+TASK = "classify"  # what users correct is one label for a text
 HOUR_NS = 3600 * 10**9
 
 
@@ -151,12 +152,20 @@ def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Lear
     """Feedback to a compressed, evaluated candidate, from the champion's weights."""
     store = bench.store
     served = _parent(store, champion, Model)
+    if served.facts.get("task") != TASK:
+        raise StepError(
+            f"the model that is served does not {TASK}: its task is '{served.facts.get('task')}'",
+            where=f"relearn.{bench.name}",
+            hint="corrections are one label for a text: finetune again with new rows instead",
+            code="task",
+        )
     tuned = _nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
     old = _nearest(store, tuned, Dataset, lambda d: True)
     fresh = _freeze(bench, settings)
     _check_enough(fresh, old, settings, bench.name)
     mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
     changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
+    changes |= {"task": TASK, "architecture": "base"}  # the champion's weights go on learning, also those of an LSTM
     learned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
     candidate = bench.run("compress", Model, bench.settings("compress"), model=learned, examples=mixed)
     judged = (fresh, old)

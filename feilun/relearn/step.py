@@ -7,6 +7,7 @@ import json
 import polars as pl
 
 from feilun import datasets
+from feilun.errors import DataError
 from feilun.pipeline.kinds import Dataset
 from feilun.pipeline.steps import Workspace, step
 from feilun.relearn.settings import MixSettings
@@ -26,9 +27,12 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
 
     Returns:
         A dataset with the new and the replayed training rows, and the held-out rows of both.
+
+    Raises:
+        DataError: the old rows have no single label to correct.
     """
     new = datasets.read(feedback)
-    known = still_allowed(datasets.read(old).drop(datasets.TIME, strict=False), new)
+    known = still_allowed(alike(datasets.read(old), new), new)
     held_out = pl.concat([new, known]).filter(pl.col("split") == "test")
     fresh = unlearned(new, known)
     pool = known.filter(pl.col("split") == "train").join(fresh, on="text", how="anti")
@@ -49,6 +53,22 @@ def mix(feedback: Dataset, old: Dataset, settings: MixSettings, work: Workspace)
     (work.folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
     licences = sorted({str(d.facts.get("licence")) for d in (feedback, old)})
     return work.finish(Dataset, [feedback, old], **datasets.describe(mixed), licence="; ".join(licences))
+
+
+def alike(old: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
+    """``old`` with the columns that corrections have; what else a source told of its rows is not learned from.
+
+    Raises:
+        DataError: ``old`` lacks one: it is a dataset of another task.
+    """
+    for name in feedback.columns:
+        if name not in old.columns:
+            raise DataError(
+                f"the rows that the model learned from have no column '{name}', as corrections have",
+                where=f"relearn: columns {', '.join(old.columns)}",
+                hint="corrections are one label for a text: only a model that classifies learns from them",
+            )
+    return old.select(feedback.columns)
 
 
 def still_allowed(old: pl.DataFrame, feedback: pl.DataFrame) -> pl.DataFrame:
