@@ -1,10 +1,12 @@
-"""BERT's layers as one autograd function each, in bfloat16: what autocast computes, without what it wastes.
+"""BERT's layers as one autograd function each, in bfloat16 throughout.
 
 Autocast converts every weight at each use, keeps the residual stream in float32, sums biases' gradients slowly and
-leaves three products where one would do. Here a layer's forward and backward pass are written down once: 12 kernels and
-22. Weights and their gradients stay float32 outside, so optimiser and checkpoint see nothing of it (mixed precision of
-Micikevicius et al. 2018, arXiv 1710.03740). ``layers_of`` says which encoders can be run so: those whose layers are
-BERT's, with plain linear modules; an adapter put in place of one makes the encoder run its own forward.
+leaves three products where one would do. Here a layer's forward and backward pass are written down once, and the
+residual stream and the normalisations are bfloat16, too. That is not what autocast computes: the states differ from
+float32's by 0.006 of their size where autocast's differ by 0.001. Weights and their gradients stay float32 outside, so
+optimiser and checkpoint see nothing of it (mixed precision of Micikevicius et al. 2018, arXiv 1710.03740); what is
+added up over all tokens is added up in float32 and rounded once. ``layers_of`` says which encoders can be run so: those
+whose layers are BERT's, with plain linear modules; an adapter in place of one makes the encoder run its own forward.
 """
 
 from __future__ import annotations
@@ -105,14 +107,10 @@ class _Layer(torch.autograd.Function):
          wqkv, wo, w1, w2, g1, s1, g2, s2) = ctx.saved_tensors  # fmt: skip
         needs = ctx.needs_input_grad[3:]
         ones = x.new_ones(1, len(x))
-        d2, dg2, ds2 = torch.ops.aten.native_layer_norm_backward(
-            given[0].reshape(-1, width), second, (width,), mean2, rstd2, g2, s2, (True, True, True)
-        )
+        d2, dg2, ds2 = _norm_backward(given[0].reshape(-1, width), second, (mean2, rstd2), (g2, s2), any(needs[14:16]))
         inside = torch.ops.aten.gelu_backward(d2 @ w2, inner)
         dy = torch.addmm(d2, inside, w1)
-        d1, dg1, ds1 = torch.ops.aten.native_layer_norm_backward(
-            dy, first, (width,), mean1, rstd1, g1, s1, (True, True, True)
-        )
+        d1, dg1, ds1 = _norm_backward(dy, first, (mean1, rstd1), (g1, s1), any(needs[8:10]))
         dmixed = (d1 @ wo).view(n, length, heads, -1).transpose(1, 2).reshape(n * heads, length, -1)
         dqkv = x.new_empty(n, length, 3, heads, width // heads)
         dchances = torch.bmm(dmixed, v.transpose(1, 2))
@@ -131,5 +129,23 @@ class _Layer(torch.autograd.Function):
             weight = (output.t() @ taken).float() if needs[at] else None
             gradients += [weight, (ones @ output).float().view(-1)]
             if at != 10:
-                gradients += [dg1.float(), ds1.float()] if at == 6 else [dg2.float(), ds2.float()]
+                gradients += [dg1, ds1] if at == 6 else [dg2, ds2]
         return dx, None, None, *gradients
+
+
+def _norm_backward(
+    given: Tensor, x: Tensor, seen: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], needed: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of what was normalised (T, H), of the weight and of the bias (H,), the last two where they are needed.
+
+    The kernel adds those two up in bfloat16 and is 3 % off at 512 tokens, 8 % at 4096; products add up in float32.
+    """
+    mean, rstd = seen
+    dx, _, _ = torch.ops.aten.native_layer_norm_backward(
+        given, x, x.shape[1:], mean, rstd, *weights, (True, False, False)
+    )
+    if not needed:
+        return dx, None, None
+    rstd = rstd.view(1, -1)
+    sums = (torch.cat([torch.ones_like(rstd), mean.view(1, -1) * rstd]) @ given).float()
+    return dx, (rstd @ (x * given)).float().view(-1) - sums[1], sums[0]
