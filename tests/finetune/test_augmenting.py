@@ -118,7 +118,7 @@ def test_the_effect_of_altered_texts_is_a_fact_of_the_model(bench: tiny.Bench) -
     assert told["rows"] == 36
     assert tuned.facts["rows"] == 144 + tuned.facts["altered"]
     assert 144 <= tuned.facts["altered"] <= 288
-    assert told["figure"] == "accuracy"
+    assert told["figure"] == "macro_f1"
     assert told["difference"] == pytest.approx(told["with"] - told["without"], abs=1e-3)
     assert told["interval"][0] <= told["difference"] <= told["interval"][1]
 
