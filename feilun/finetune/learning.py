@@ -29,6 +29,7 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
     from feilun.models import network as encoders
 
     networks: Any = causal if task.HEAD == causal.HEAD else encoders
+    _check_kind(base, settings.task, writes=networks is causal)
     if settings.architecture == "base":
         network = networks.load(base.path, settings.context)
     elif networks is encoders:
@@ -53,6 +54,40 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
             hint='try "lora"',
         )
     return network
+
+
+def _check_kind(base: Model, task: str, *, writes: bool) -> None:
+    """An encoder cannot write, and a GGUF file is read only to write; other decoders read as encoders do."""
+    import json
+
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    from feilun.models import causal
+
+    if not writes and (base.path / causal.GGUF).is_file():
+        raise SettingError(
+            f"the base is a GGUF model that writes: task = '{task}' needs an encoder",
+            where="finetune: base",
+            hint='base = "catalog:all-MiniLM-L6-v2"',
+        )
+    place = base.path / "config.json"
+    if not writes or not place.is_file():
+        return
+    try:
+        told = json.loads(place.read_bytes())
+    except ValueError:
+        return  # whoever loads it says what is wrong with it
+    if not isinstance(told, dict) or told.get("is_decoder"):
+        return
+    own = told.get("feilun")
+    tuned = isinstance(own, dict) and own.get("head", causal.HEAD) != causal.HEAD
+    if tuned or told.get("model_type") in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise SettingError(
+            f"the base is an encoder ({told.get('model_type')}): it reads texts and cannot write, "
+            f"which task = '{task}' needs",
+            where="finetune: base",
+            hint='base = "catalog:SmolLM2-135M-Instruct"',
+        )
 
 
 def learn(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from feilun.errors import ArtifactError, FeilunError
+from feilun.models import snippets
 from feilun.pipeline.kinds import Dataset, Model, Report, Source
-from feilun.pipeline.steps import Settings, Workspace
+from feilun.pipeline.steps import STEPS, Settings, Workspace
 from feilun.store.artifacts import Artifact, ArtifactStore
 
 FILE = "README.md"
@@ -28,6 +29,7 @@ PIPELINES = {  # what the hub calls a task
     "prefer": "text-generation",
 }
 LIBRARIES = {"safetensors": "transformers", "openvino": "openvino"}
+ALWAYS = ("batch_tokens", "context", "epochs", "learning_rate", "method", "schedule", "seed", "task", "warmup")
 MOST = 40  # labels that are listed
 
 
@@ -78,11 +80,12 @@ def finish(work: Workspace, parents: Sequence[Artifact], settings: Settings, **f
 
 def write(store: ArtifactStore, folder: Path, told: Told) -> None:
     """Write the card into a model's folder."""
-    (folder / FILE).write_text(render(store, told), "utf-8")
+    model_type = str(_read(folder / "config.json").get("model_type", ""))
+    (folder / FILE).write_text(render(store, told, model_type), "utf-8")
 
 
-def render(store: ArtifactStore, told: Told) -> str:
-    """The card's text; the same lineage gives the same text."""
+def render(store: ArtifactStore, told: Told, model_type: str = "") -> str:
+    """The card's text; the same lineage gives the same text. ``model_type``: as the model's config.json has it."""
     line = list(_lineage(store, told.parents))
     root = next((m for m in reversed(line) if isinstance(m, Model) and not m.parents), None)
     parts = [
@@ -100,7 +103,7 @@ def render(store: ArtifactStore, told: Told) -> str:
         "## Limits",
         _limits(told, line),
         "## How to load it",
-        _usage(told),
+        _usage(told, model_type),
         "## Lineage",
         _digests(told, line),
     ]
@@ -199,7 +202,8 @@ def _data(line: Sequence[Artifact]) -> str:
         licence = card.get("licence") or dataset.facts.get("licence")
         lines.append(f"  - Licence: {_plain(str(licence)) if licence else 'not stated'}")
         if "contributors" in card:
-            lines.append(f"  - Contributors: {card['contributors']:,}")
+            named = card["contributors"]
+            lines.append(f"  - Contributors: {'not stated' if named is None else f'{named:,}'}")
         removed = {why.replace("_", " "): n for why, n in card.get("removed", {}).items() if n}
         if removed:
             lines.append("  - Left out: " + ", ".join(f"{n:,} {why}" for why, n in removed.items()))
@@ -208,10 +212,23 @@ def _data(line: Sequence[Artifact]) -> str:
 
 
 def _training(told: Told) -> str:
-    chosen = {k: v for k, v in told.settings.items() if isinstance(v, str | int | float | bool) and v != ""}
+    chosen = {k: v for k, v in _telling(told.settings).items() if isinstance(v, str | int | float | bool) and v != ""}
     if not chosen:
-        return "No settings are known."
-    return _course(told) + _table(["setting", "value"], [[_code(k), _code(v)] for k, v in sorted(chosen.items())])
+        return _course(told) or "No settings are known."
+    table = _table(["setting", "value"], [[_code(k), _code(v)] for k, v in sorted(chosen.items())])
+    return f"{_course(told)}Settings that are not listed are as they come.\n\n{table}"
+
+
+def _telling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that every training has, and those that are not as they come; lists as one text."""
+    kinds = (step.settings.model_fields for step in STEPS.values())
+    fields: Mapping[str, Any] = next((kind for kind in kinds if kind.keys() == settings.keys()), {})
+    found = {}
+    for name, value in settings.items():
+        given = tuple(value) if isinstance(value, list) else value
+        if name in ALWAYS or name not in fields or given != fields[name].get_default(call_default_factory=True):
+            found[name] = ", ".join(map(str, given)) if isinstance(given, tuple) else given
+    return found
 
 
 def _course(told: Told) -> str:
@@ -260,28 +277,19 @@ def _limits(told: Told, line: Sequence[Artifact]) -> str:
     elif said := next((s for s in map(_said, told.reports) if s.get("outside", {}).get("ways")), None):
         best = max(said["outside"]["ways"].items(), key=lambda way: way[1]["auroc"]["value"])
         rows.append(f"- Texts of another kind are seen best by its {best[0]}: AUROC {_figure(best[1]['auroc'])}.")
-    contributors = [_read(d.path / "card.json").get("contributors") for d in line if isinstance(d, Dataset)]
-    if any(n is not None and n <= 1 for n in contributors):
+    cards = [_read(d.path / "card.json") for d in line if isinstance(d, Dataset)]
+    if any("contributors" in card and (card["contributors"] or 0) <= 1 for card in cards):
         rows.append("- Some of its training rows name no contributor, so nobody's rows can be told apart there.")
     return "\n".join(rows)
 
 
-def _usage(told: Told) -> str:
-    if told.facts.get("format") == "openvino":
-        code = 'import openvino\nmodel = openvino.Core().compile_model("model.xml", "CPU")'
-    else:
-        kind = "AutoModelForCausalLM" if told.facts.get("task") in ("generate", "prefer") else "AutoModel"
-        code = (
-            f"from transformers import {kind}, AutoTokenizer\n"
-            f'tokenizer, model = AutoTokenizer.from_pretrained("."), {kind}.from_pretrained(".")'
-        )
-    head = (
-        "\n\nThe head is in `head.safetensors` (weight, bias): it takes the mean of the last states over the tokens "
-        "of the text, or each state where it answers for each token. `config.json` names its kind and its labels. "
-        'With feilun, `base = "this-folder"` takes the network and its head back.'
-    )
-    has_head = told.facts.get("format") == "safetensors" and told.facts.get("task") not in ("generate", "prefer")
-    return f"```python\n{code}\n```" + (head if has_head else "")
+def _usage(told: Told, model_type: str) -> str:
+    back = '`base = "this-folder"` takes the network and its head back, `feilun ask` asks it.'
+    code = snippets.of(told.facts, model_type, words=int(told.settings.get("answer_tokens", 128)))
+    if code is None:
+        return f"Only feilun can answer with it: what its method learned is not in the weights themselves. There {back}"
+    whole = f"```python\n{code}```"
+    return whole if told.facts.get("format") == "openvino" else f"{whole}\n\nWith feilun, {back}"
 
 
 def _digests(told: Told, line: Sequence[Artifact]) -> str:

@@ -72,11 +72,17 @@ class Card:
             "rows": frame.height,
             "splits": datasets.describe(frame)["splits"],
             "labels": _counted(frame),
-            "contributors": frame["contributor"].n_unique(),
+            "contributors": _named(frame),
             "characters": {"least": length.min(), "median": length.median(), "most": length.max()},
             "near_duplicates": self.examples,
         }
         (folder / "card.json").write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def _named(frame: pl.DataFrame) -> int | None:
+    """How many contributors the source names; None where it names none, and every row was given its own."""
+    own = pl.col("contributor") == pl.concat_str("domain", "id", separator=":")
+    return frame.filter(~own)["contributor"].n_unique() or None
 
 
 def _counted(frame: pl.DataFrame) -> dict[str, dict[str, int]]:
