@@ -164,7 +164,11 @@ def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Lear
     fresh = _freeze(bench, settings)
     _check_enough(fresh, old, settings, bench.name)
     mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
-    changes = {"epochs": settings.epochs, "learning_rate": settings.learning_rate, "seed": settings.seed}
+    changes: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "seed": settings.seed,
+    }
     changes |= {"task": TASK, "architecture": "base"}  # the champion's weights go on learning, also those of an LSTM
     learned = bench.run("finetune", Model, bench.settings("finetune", **changes), base=tuned, examples=mixed)
     candidate = bench.run("compress", Model, bench.settings("compress"), model=learned, examples=mixed)
