@@ -92,7 +92,7 @@ def test_an_encoder_with_another_module_in_a_layer_runs_its_own_forward(net: net
         """As an adapter would stand there."""
 
     assert fused.layers_of(net.encoder) is not None
-    net.layers[0].attention.self.query = Longer(32, 32)
+    net.layers[0].get_submodule("attention.self").register_module("query", Longer(32, 32))
     assert fused.layers_of(net.encoder) is None
 
 
