@@ -68,11 +68,13 @@ def build(auto: Any, folder: Path, weights: Mapping[str, Tensor], *, attention: 
 
 
 def check_saved(folder: Path) -> None:
-    """A model that was written is there whole.
+    """A model that was written is there whole; of processes that train together the first alone writes it.
 
     Raises:
         ArtifactError: its configuration or its weights are missing.
     """
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise ArtifactError("the model was saved without its configuration or its weights", where=str(folder))
 
