@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from feilun.cli.options import HERE, Json, Root, Set, open_wheel
-from feilun.pipeline.kinds import Report
 from feilun.show import interval, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def left_out(removed: Mapping[str, int]) -> str:
 def _verdict(artifact: Artifact, said: dict[str, Any]) -> str:
     """Where a gate refused, each check that failed; a report that requires nothing cannot be passed."""
     from rich.markup import escape
+
+    from feilun.pipeline.kinds import Report
 
     if not said["checks"]:
         return "measured"
