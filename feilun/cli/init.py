@@ -13,7 +13,9 @@ from feilun.show import print_json, say
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where the project goes; made if it is not there.")],
-    template: Annotated[str, typer.Option(help="What to start from: 'own' (a CSV of yours), 'reviews', or a task: 'tag', 'generate'.")] = "own",
+    template: Annotated[
+        str, typer.Option(help="'own' (a CSV of yours), 'reviews', or a task: tag, pair, embed, generate …")
+    ] = "own",
     json: Json = False,
 ) -> None:
     """Begin a project from a template, and make the secret that its keys rest on."""

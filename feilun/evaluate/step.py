@@ -97,8 +97,9 @@ def _rows(examples: tuple[Dataset, ...], model: Model, task: Task, split: str) -
         datasets.require(frame, task.COLUMNS, f"dataset {dataset.short}")
         known = list(model.facts.get("labels") or ())
         if known and (strange := unseen.find(frame, task.COLUMNS, known)) is not None:
+            rows = "1 such row" if strange.rows == 1 else f"{strange.rows} such rows"
             raise DataError(
-                f"the model does not know the label '{strange.label}' ({strange.rows} such row{'s'[: strange.rows != 1]})",
+                f"the model does not know the label '{strange.label}' ({rows})",
                 where=f"dataset {dataset.short}, split {split}, row {strange.row}, column {strange.column}",
                 hint="tune it with training rows of that label, or leave those rows out",
             )
