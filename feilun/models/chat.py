@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from feilun.errors import ArtifactError, DataError
+from feilun.models import sandbox
 
 Message = Mapping[str, str]  # role and content
 TEMPLATE = "chat_template.jinja"
 CONFIGURATION = "tokenizer_config.json"
+# A template is a program: it may divide by zero, look for what is not there, call itself without end.
+WRONG = (
+    jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError,
+    RuntimeError, MemoryError, SyntaxError,
+)  # fmt: skip
 # For a model that never saw a conversation: words that any model knows, and its own sign for the end.
 PLAIN = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
@@ -51,17 +56,14 @@ class Chat:
             return ["".join(m["content"] for m in conversation) for conversation in conversations]
         told = [[dict(m) for m in conversation] for conversation in conversations]
         try:
-            rendered = render_jinja_template(
-                told, chat_template=self.template, add_generation_prompt=asks, **self.specials
-            )
-        except (jinja2.TemplateError, TypeError) as error:
+            named = self.specials | {"add_generation_prompt": asks, "tools": [], "documents": None}
+            return [sandbox.render(self.template, messages=messages, **named) for messages in told]
+        except WRONG as error:
             raise DataError(
-                f"the model's chat template refuses a conversation: {error}",
+                f"the model's chat template refuses a conversation: {str(error)[:200] or type(error).__name__}",
                 hint='roles must follow in the order that it knows; template = "plain" uses none',
                 code="chat-template",
             ) from error
-        texts: list[str] = rendered[0] if isinstance(rendered, tuple) else rendered
-        return texts
 
 
 def load(folder: Path) -> Chat:
