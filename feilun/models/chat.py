@@ -56,7 +56,7 @@ class Chat:
             return ["".join(m["content"] for m in conversation) for conversation in conversations]
         told = [[dict(m) for m in conversation] for conversation in conversations]
         try:
-            named = self.specials | {"add_generation_prompt": asks, "tools": [], "documents": None}
+            named: dict[str, Any] = self.specials | {"add_generation_prompt": asks, "tools": [], "documents": None}
             return [sandbox.render(self.template, messages=messages, **named) for messages in told]
         except WRONG as error:
             raise DataError(

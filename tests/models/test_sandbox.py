@@ -30,8 +30,10 @@ WRONG = {
     "joined": "{% set s = 'a' * 1000000 %}{{ s.join(range(99999)|map('string')|list) }}",
     "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "a loop in itself": "{% for i in range(9) recursive %}{{ loop(range(99999)) }}{% endfor %}",
-    "a text that doubles": "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-    "a list that doubles": "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
+    "a text that doubles": "{% set n = namespace(s='a') %}{% for i in range(60) %}"
+    "{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a list that doubles": "{% set n = namespace(s=[1]) %}{% for i in range(60) %}"
+    "{% set n.s = [n.s, n.s] %}{% endfor %}"
     "{{ n.s }}",
     "lists that are compared": "{% set n = namespace(s=[1], t=[1]) %}{% for i in range(60) %}{% set n.s = [n.s, n.s] %}"
     "{% set n.t = [n.t, n.t] %}{% endfor %}{{ n.s == n.t }}",
@@ -59,10 +61,13 @@ def test_a_template_that_goes_wrong_or_on_without_end_is_refused_soon_and_in_lit
 
 RIGHT = [
     chat.PLAIN,
-    "{%- for m in messages %}\n  {{- m.role ~ ': ' + m['content'] | trim }}{% if not loop.last %}|{% endif %}\n{% endfor %}",
-    "{% for m in messages if m.role != 'system' %}{{ loop.index0 }}{{ m | tojson }}{{ m|tojson(indent=2) }}{% endfor %}",
+    "{%- for m in messages %}\n  {{- m.role ~ ': ' + m['content'] | trim }}"
+    "{% if not loop.last %}|{% endif %}\n{% endfor %}",
+    "{% for m in messages if m.role != 'system' %}{{ loop.index0 }}{{ m | tojson }}"
+    "{{ m|tojson(indent=2) }}{% endfor %}",
     "{% set ns = namespace(n=0) %}{% for m in messages[1:][::-1] %}{% set ns.n = ns.n + loop.revindex %}{% continue %}"
-    "{% endfor %}{{ ns.n }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join(', ') }}",
+    "{% endfor %}{{ ns.n }}{{ messages | selectattr('role', 'equalto', 'user') "
+    "| map(attribute='content') | join(', ') }}",
     "{% macro say(m) %}{{ caller() }}{{ m.content.split('t')[-1].replace('o', '0').strip() }}{% endmacro %}"
     "{% for m in messages %}{% call say(m) %}<{{ m.role|upper }}>{% endcall %}{% else %}none{% endfor %}",
     "{% for m in messages %}{% generation %}{{ m.content|default('x')|replace('t', 'T')|indent(2) }}{% endgeneration %}"
