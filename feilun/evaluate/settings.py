@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StrictFloat, field_validator
 
 from feilun.pipeline.steps import Settings
 
@@ -20,7 +20,7 @@ class EvaluateSettings(Settings):
     both stand in the report. Where lower is better it is the greatest value that passes.
     """
 
-    require: dict[str, float] = Field(
+    require: dict[str, StrictFloat] = Field(
         default_factory=dict, description="Least values; a model that misses one is refused"
     )
     split: Literal["train", "test"] = Field(default="test", description="Which rows are asked")

@@ -29,15 +29,15 @@ def begin(base: Model, task: Task, labels: Sequence[str], settings: FinetuneSett
     from feilun.models import network as encoders
 
     networks: Any = causal if task.HEAD == causal.HEAD else encoders
-    _check_kind(base, settings.task, writes=networks is causal)
-    if settings.architecture == "base":
-        network = networks.load(base.path, settings.context)
-    elif networks is encoders:
-        network = encoders.grow(base.path, settings, settings.context)
-    else:
+    if settings.architecture != "base" and networks is causal:
         raise SettingError(
             f"an {settings.architecture} reads texts and writes none", where="finetune: architecture", hint='"base"'
         )
+    _check_kind(base, settings.task, writes=networks is causal)
+    if settings.architecture == "base":
+        network = networks.load(base.path, settings.context)
+    else:
+        network = encoders.grow(base.path, settings, settings.context)
     network.adapt(settings.method, settings, settings.seed)
     if settings.context > network.positions:
         raise SettingError(

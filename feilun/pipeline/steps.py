@@ -31,10 +31,10 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
-        """Else ``balance = true`` would be 1."""
+        """Else ``balance = true`` would be 1. A table's values are refused one by one, by their own types."""
         wanted = _plain_types(cls.model_fields[str(info.field_name)].annotation)
         if wanted & {int, float} and bool not in wanted:
-            parts = given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else [given]
+            parts = given if isinstance(given, list | tuple) else [given]
             if any(isinstance(part, bool) for part in parts):
                 raise ValueError("a number is needed, not true or false")
         return given
