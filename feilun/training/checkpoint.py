@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from feilun.errors import StepError
 from feilun.store.artifacts import sync_folder
 
 FILE = "checkpoint.safetensors"
-logger = logging.getLogger(__name__)
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], position: Mapping[str, Any]) -> None:
@@ -66,7 +65,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except SafetensorError:
         tensors, told = {}, {}
     if not tensors or told.get("sha256") != _digest(tensors, told.get("position", "")):
-        logger.warning("%s is damaged: the training starts again from the beginning", place)
+        told_of = f"{place} is damaged: the training starts again from the beginning"
+        warnings.warn(told_of, RuntimeWarning, stacklevel=2)
         return None
     return tensors, json.loads(told["position"])
 

@@ -28,7 +28,6 @@ from feilun.store.artifacts import canonical
 from feilun.store.money import Money
 from feilun.trials import space as spaces
 from feilun.trials.budget import Budget
-from feilun.trials.quiet import loggers_kept
 from feilun.trials.settings import FoldSettings
 from feilun.trials.subject import Subject, digests
 
@@ -271,14 +270,13 @@ class _Search:
             "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self._looks()),
             "none": optuna.pruners.NopPruner,
         }
-        with loggers_kept():
-            study = optuna.create_study(
-                storage=f"sqlite:///{self.file}",
-                study_name=self.key,
-                direction="maximize" if self.higher_is_better else "minimize",
-                pruner=pruners[self.wanted.pruner](),
-                load_if_exists=True,
-            )
+        study = optuna.create_study(
+            storage=f"sqlite:///{self.file}",
+            study_name=self.key,
+            direction="maximize" if self.higher_is_better else "minimize",
+            pruner=pruners[self.wanted.pruner](),
+            load_if_exists=True,
+        )
         values = spaces.own(self.space, self.fixed)
         if values is not None and not study.get_trials(deepcopy=False):
             study.enqueue_trial(values)  # what the section says now is the first to be beaten
