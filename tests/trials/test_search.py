@@ -106,8 +106,11 @@ def test_a_budget_is_overspent_by_one_step_at_the_most_and_more_money_goes_on(
     assert found.stopped == "money" and outcomes(bench)[-1] == "interrupted"
     assert found.trials[-1].state == "interrupted" and found.trials[-1].why == "no money left"
     # a step of this network takes a hundredth of a second; what is not part of a run is counted while it runs
-    assert 0.95 * 10**9 <= found.cost.nano < 1.25 * 10**9
-    assert search(films, Wanted(trials=50, money=Money(10**9, "USD"), space=SPACE)).core_ns == found.core_ns
+    assert 0.9 * 10**9 <= found.cost.nano < 1.5 * 10**9
+    again = search(films, Wanted(trials=50, money=Money(10**9, "USD"), space=SPACE))
+    if found.cost.nano >= 10**9:  # else the runs alone have not spent it yet, and a step more is in order
+        assert again.core_ns == found.core_ns
+    assert found.cost.nano <= again.cost.nano < 1.5 * 10**9
     more = search(films, Wanted(trials=len(found.trials), space=SPACE))
     assert more.stopped == "trials" and more.trials[-1].state in ("finished", "pruned")
 
