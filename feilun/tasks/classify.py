@@ -19,7 +19,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import balance, forward, metrics, metrics_labels
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = "label"
 COLUMNS = ("label",)
@@ -27,25 +27,16 @@ READS = ("text",)
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N rows of token ids, the number of each row's label, and what is added to the C logits while training.
 
     ``weights``: how much a row of each label counts, (C,), 1 for the average row.
     """
 
-    rows: list[list[int]]
     targets: NDArray[np.int64]
     offset: NDArray[np.float32]
     weights: NDArray[np.float32]
     smoothing: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

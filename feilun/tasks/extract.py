@@ -24,7 +24,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import forward, metrics_answers, windows
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = "ends"
 COLUMNS = ("other", "answers")
@@ -35,23 +35,14 @@ OUT_OF_REACH = -1e4  # the logit of a token at which no answer can start or end
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N windows of token ids; ``targets`` are the tokens where the answer starts and ends, (N, 2), or ``NONE``.
 
     ``places`` are the first token of ``other`` in each window and the one behind its last.
     """
 
-    rows: list[list[int]]
     places: list[tuple[int, int]]
     targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each window."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import metrics, metrics_text
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = causal.HEAD
 COLUMNS = ("messages",)
@@ -33,24 +33,15 @@ BUDGET = 4096  # tokens that are looked at together when they are only measured
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N conversations: token ids, and which of them are answers. ``usual``: answer tokens in a row, on average.
 
     A row's loss is the sum over its answer tokens divided by ``usual``, so that every token weighs the same and the
     mean over rows is the mean over tokens.
     """
 
-    rows: list[list[int]]
     counts: list[list[bool]]
     usual: float
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

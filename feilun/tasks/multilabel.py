@@ -20,7 +20,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import balance, forward, metrics, metrics_multilabel
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = "labels"
 COLUMNS = ("labels",)
@@ -28,25 +28,16 @@ READS = ("text",)
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N rows of token ids, the numbers of each row's labels, and what is added to the C logits while training.
 
     ``weights``: how much each label's loss counts, (C,), 1 on average.
     """
 
-    rows: list[list[int]]
     targets: list[list[int]]
     offset: NDArray[np.float32]
     weights: NDArray[np.float32]
     smoothing: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import forward, metrics_numbers
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = "number"
 COLUMNS = ("score",)
@@ -26,19 +26,10 @@ READS = ("text",)
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N rows of token ids, and the number that belongs to each, (N,)."""
 
-    rows: list[list[int]]
     targets: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each row."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

@@ -26,7 +26,7 @@ from feilun.pipeline.kinds import Model
 from feilun.tasks import forward, metrics_spans, windows, words
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
-from feilun.tasks.task import Answered
+from feilun.tasks.task import Answered, TokenRows
 
 HEAD = "tokens"
 COLUMNS = ("spans",)
@@ -39,22 +39,13 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(TokenRows):
     """N windows of token ids, the number of each token's tag, and what is added to the C logits while training."""
 
-    rows: list[list[int]]
     targets: list[NDArray[np.int64]]
     offset: Floats
     average: float  # pieces that count in a window
     smoothing: float = 0.0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens in each window."""
-        return [len(row) for row in self.rows]
 
 
 def labels(frame: pl.DataFrame) -> list[str]:

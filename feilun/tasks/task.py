@@ -26,6 +26,21 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """Examples that are rows of token ids; a task adds what is right for each."""
+
+    rows: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in each row."""
+        return [len(row) for row in self.rows]
+
+
+@dataclass(frozen=True)
 class Answered:
     """What a model said of N rows.
 

@@ -15,6 +15,7 @@ from feilun.errors import DataError, SettingError
 from feilun.pipeline.kinds import Dataset
 from feilun.store import lineage
 from feilun.trials import folding
+from feilun.trials.settings import By
 from tests.models import tiny
 
 
@@ -74,9 +75,9 @@ def test_parts_have_their_share_of_each_label() -> None:
 
 
 @pytest.mark.parametrize("by", ["contributor", "domain"])
-def test_a_group_is_in_one_part_and_parts_are_as_equal_as_groups_allow(by: str) -> None:
+def test_a_group_is_in_one_part_and_parts_are_as_equal_as_groups_allow(by: By) -> None:
     frame = tiny.frame(210)
-    part = folding.assign(frame, 2, by, 0)  # type: ignore[arg-type]
+    part = folding.assign(frame, 2, by, 0)
     pairs = {(group, number) for group, number in zip(frame[by], part, strict=True)}
     assert len(pairs) == frame[by].n_unique()
     if by == "contributor":  # seven of thirty rows each
