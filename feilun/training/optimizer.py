@@ -65,7 +65,8 @@ class Optimizer:
             gradients.append(touched)
         length = nn.utils.get_total_norm(gradients)
         factor = (self.clip / (length + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, factor)
+        if factor < 1.0:  # whole passes over the gradients cost more than this look
+            torch._foreach_mul_(gradients, factor)
         return whole(length).item()
 
     def step(self, share: float) -> None:
