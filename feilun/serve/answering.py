@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ulid import ULID
 
 from feilun.accounts.access import Caller, Keyring
 from feilun.errors import AccessError, ConflictError, UnavailableError
 from feilun.serve.admission import Admission
-from feilun.serve.batching import Batcher, Scored
-from feilun.serve.bodies import Classify
+from feilun.serve.batching import Batcher
 from feilun.serve.crash import crash_point
 from feilun.serve.patience import Patience
 from feilun.serve.problems import InProgressError
-from feilun.serve.release import scores_of
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Loaded, Shelf
 from feilun.store import ledger
@@ -28,17 +25,51 @@ from feilun.store.counts import Counts
 from feilun.store.database import Database
 from feilun.store.money import half_even
 
-ROUTE = "/v1/classify"
+
+@dataclass(frozen=True)
+class Computed:
+    """What was done for a request: the units to charge for it, its processor time, and its answer, given the charge."""
+
+    units: Counts
+    compute_ns: int
+    render: Callable[[ledger.Charge], bytes]
+
+
+class Work(Protocol):
+    """What a route wants done for one request, once its model is known and its tokens are counted."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """The release that answers, until the end, whatever its name stands for meanwhile."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The inputs: their keyed digests are kept, so that feedback can be tied to them."""
+
+    @property
+    def units(self) -> Counts:
+        """What is held for it: the most that it can come to."""
+
+    async def compute(self) -> Computed:
+        """Do it; the hold is durable by now."""
+
+    def close(self) -> None:
+        """It is over, however it ended; perhaps ``compute`` was never called."""
+
+
+Begin = Callable[[Loaded], Awaitable[Work]]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request whose caller and body are known."""
+    """A request whose caller is known and whose body was read. ``route`` is the path as the app knows it."""
 
     caller: Caller
-    body: Classify
+    route: str
+    model: str
     body_sha256: str
     idempotency_key: str
+    begin: Begin
 
 
 @dataclass(frozen=True)
@@ -48,19 +79,6 @@ class Answered:
     request: str
     body: bytes
     done: ledger.Done | None = None
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is to be computed."""
-
-    asked: Asked
-    loaded: Loaded
-    rows: list[list[int]]
-
-    @property
-    def units(self) -> Counts:
-        return Counts(1, len(self.rows), sum(len(row) for row in self.rows))
 
 
 class Answering:
@@ -90,15 +108,17 @@ class Answering:
         done = self._working[mine] = asyncio.Event()
         try:
             try:
-                loaded = self.shelf.find(asked.body.model)
+                loaded = self.shelf.find(asked.model)
             except AccessError:
                 if (stored := await self._stored(asked)) is not None:
                     return stored  # its model has gone meanwhile, its answer has not
                 raise
-            rows = await asyncio.to_thread(loaded.engine.encode, asked.body.texts)
-            work = _Work(asked, loaded, rows)
-            with self.admission.room(work.units.tokens):
-                return await self._held(work)
+            work = await asked.begin(loaded)
+            try:
+                with self.admission.room(work.units.tokens):
+                    return await self._held(asked, work)
+            finally:
+                work.close()
         finally:
             del self._working[mine]
             done.set()
@@ -111,8 +131,7 @@ class Answering:
         except TimeoutError:
             raise InProgressError(1) from None
 
-    async def _held(self, work: _Work) -> Answered:
-        asked = work.asked
+    async def _held(self, asked: Asked, work: Work) -> Answered:
         ask = ledger.Ask(
             request=str(ULID()),
             tenant=asked.caller.tenant,
@@ -130,35 +149,29 @@ class Answering:
             raise InProgressError(hold.retry_after)
         crash_point("after-hold")
         try:
-            scored = await self.batcher.run(work.loaded.engine, work.rows)
+            computed = await work.compute()
         except BaseException:
             self.database.submit(lambda c: ledger.release(c, hold), order=ask.tenant)
             raise
         crash_point("after-inference")
-        answered = await self._settle(work, hold, scored)
+        answered = await self._settle(asked, work, hold, computed)
         crash_point("after-commit")
         return answered
 
-    async def _settle(self, work: _Work, hold: ledger.Hold, scored: Scored) -> Answered:
+    async def _settle(self, asked: Asked, work: Work, hold: ledger.Hold, computed: Computed) -> Answered:
         """Commit the charge and the answer; only then is there anything to give."""
-        asked = work.asked
-        digests = [self._keyring.digest_of(asked.caller.tenant, text) for text in asked.body.texts]
+        digests = [self._keyring.digest_of(asked.caller.tenant, text) for text in work.texts]
         done = ledger.Done(
             key=asked.caller.key,
             release=work.loaded.digest,
-            route=ROUTE,
-            units=work.units.plus(Counts(compute_ms=half_even(scored.compute_ns, 10**6))),
-            compute_ns=scored.compute_ns,
+            route=asked.route,
+            units=computed.units.plus(Counts(compute_ms=half_even(computed.compute_ns, 10**6))),
+            compute_ns=computed.compute_ns,
             inputs=canonical(digests).decode(),
         )
-        results = list(_results(work.loaded, scored))
-
-        def render(charge: ledger.Charge) -> bytes:
-            return _render(work, results, charge)
-
         try:
             _, body = await self._write(
-                lambda c: ledger.capture(c, hold, done, self._plans, render), asked.caller.tenant
+                lambda c: ledger.capture(c, hold, done, self._plans, computed.render), asked.caller.tenant
             )
         except (UnavailableError, ConflictError) as error:
             # Either nobody knows whether the commit happened, or another worker took the request over: read again.
@@ -200,23 +213,3 @@ class Answering:
 def body_digest(route: str, raw: bytes) -> str:
     """What makes two requests the same: the route and the body's bytes."""
     return hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()
-
-
-def _results(loaded: Loaded, scored: Scored) -> Iterable[dict[str, Any]]:
-    for row in scored.scores:
-        scores = scores_of(loaded.engine.labels, list(row))
-        label = next(iter(scores))
-        yield {"label": label, "score": scores[label], "scores": scores}
-
-
-def _render(work: _Work, results: list[dict[str, Any]], charge: ledger.Charge) -> bytes:
-    usage = {"inputs": work.units.inputs, "tokens": work.units.tokens}
-    body = {
-        "id": charge.request,
-        "object": "classification",
-        "model": work.loaded.label,
-        "release": work.loaded.digest,
-        "results": results,
-        "usage": usage | {"amount_nano": charge.amount_nano, "currency": charge.currency},
-    }
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

@@ -12,17 +12,22 @@ from starlette.exceptions import HTTPException
 from feilun.accounts.access import Keyring
 from feilun.accounts.terms import Schedule, Terms
 from feilun.errors import FeilunError, UnavailableError, did_you_mean
-from feilun.serve import problems, routes
+from feilun.serve import problems
 from feilun.serve.answering import Answering
+from feilun.serve.classify_routes import classify_routes
 from feilun.serve.delivering import delivering
 from feilun.serve.events_routes import events_routes
+from feilun.serve.feedback_routes import feedback_routes
+from feilun.serve.gateway import Gateway
 from feilun.serve.guard import Guard
+from feilun.serve.health_routes import health_routes
 from feilun.serve.margin_routes import margin_routes
+from feilun.serve.models_routes import models_routes
 from feilun.serve.office_routes import signed_routes
 from feilun.serve.products_routes import products_routes
-from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.shelf import Shelf
+from feilun.serve.usage_routes import metrics_routes, usage_routes
 from feilun.store.artifacts import ArtifactStore
 
 
@@ -74,15 +79,19 @@ def create_app(gateway: Gateway) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(routes.public_routes(gateway))
-    app.include_router(routes.classify_routes(gateway))
-    app.include_router(routes.feedback_routes(gateway))
-    app.include_router(routes.usage_routes(gateway))
-    app.include_router(routes.metrics_routes(gateway))
-    app.include_router(events_routes(gateway))
-    app.include_router(margin_routes(gateway))
-    app.include_router(products_routes(gateway))
-    app.include_router(signed_routes(gateway))
+    for routes in (
+        health_routes,
+        models_routes,
+        classify_routes,
+        feedback_routes,
+        usage_routes,
+        metrics_routes,
+        events_routes,
+        margin_routes,
+        products_routes,
+        signed_routes,
+    ):
+        app.include_router(routes(gateway))
     app.add_exception_handler(FeilunError, problems.from_feilun)
     app.add_exception_handler(HTTPException, problems.from_framework)
     admission, metrics = gateway.answering.admission, gateway.metrics

@@ -23,23 +23,17 @@ from feilun.serve.spending import Spending
 
 
 class Engine(Protocol):
-    """What answers: ``feilun.models.openvino.Engine``, and whatever else has these."""
+    """As much of ``feilun.models.inference.Engine`` as is used here."""
 
-    labels: tuple[str, ...]
-    context: int
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text."""
-
-    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Scores (N, C) for N rows of ids."""
+    def outputs(self, rows: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """Each row's scores."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores (N, C) of one request's rows, and its share of the processor time."""
+    """Each row's scores, (C,) or (its tokens, C), and the request's share of the processor time."""
 
-    scores: NDArray[np.float32]
+    outputs: list[NDArray[np.float32]]
     compute_ns: int
 
 
@@ -108,7 +102,7 @@ class Batcher:
         return batch
 
     def _share(
-        self, batch: list[tuple[_Job, Sequence[Sequence[int]]]], scores: NDArray[np.float32], spent: int
+        self, batch: list[tuple[_Job, Sequence[Sequence[int]]]], scores: Sequence[NDArray[np.float32]], spent: int
     ) -> None:
         total = sum(_weight(ids) for _, part in batch for ids in part)
         row = tokens = charged = 0
@@ -121,11 +115,11 @@ class Batcher:
             if len(job.scores) == len(job.rows):
                 self._waiting.remove(job)
                 if not job.future.done():
-                    job.future.set_result(Scored(np.stack(job.scores), job.compute_ns))
+                    job.future.set_result(Scored(job.scores, job.compute_ns))
 
-    def _timed(self, engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], int]:
+    def _timed(self, engine: Engine, rows: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.float32]], int]:
         with self.spending.work() as work:
-            scores = engine.run(rows)
+            scores = engine.outputs(rows)
         return scores, work.ns
 
     def _fail(self, jobs: list[_Job], error: Exception) -> None:

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from feilun.serve import bodies
+from feilun.serve.gateway import Gateway
 from feilun.serve.problems import RequestError
-from feilun.serve.routes import Gateway, private
+from feilun.serve.routing import private
 from feilun.store import cloudevents, events
 
 JSON = "application/json"

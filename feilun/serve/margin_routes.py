@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from feilun.errors import AccessError
+from feilun.serve.gateway import Gateway
 from feilun.serve.problems import RequestError
-from feilun.serve.routes import Gateway, private
+from feilun.serve.routing import private
 
 
 def margin_routes(gateway: Gateway) -> APIRouter:

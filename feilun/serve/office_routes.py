@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from feilun.errors import AccessError
 from feilun.serve import bodies
 from feilun.serve.admission import Admission
+from feilun.serve.gateway import Gateway
 from feilun.serve.problems import RequestError
-from feilun.serve.routes import Gateway
 
 LONGEST = 262_144  # bytes of an event: Stripe's are far shorter
 PLACES = 8  # at once, of their own: whoever has no key can keep these busy, and no customer waits for it

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from feilun.accounts.access import Caller
+from feilun.serve.gateway import Gateway
 from feilun.serve.problems import RequestError
-from feilun.serve.routes import Gateway, idempotency_key, only, private
+from feilun.serve.routing import idempotency_key, only, private
 from feilun.store import products
 
 LONGEST = 128  # characters of a name that is looked up

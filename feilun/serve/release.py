@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from feilun.errors import ArtifactError, StepError
+from feilun.models.inference import Engine
 from feilun.pipeline.kinds import Model
-from feilun.serve.batching import Engine
 from feilun.store.artifacts import canonical
 
 FILE = "release.json"
 DIGITS = 6  # of a score
+OUTPUTS = 64  # of a probe that are kept
 
 
 def open_engine(model: Model, threads: int) -> Engine:
@@ -41,17 +44,25 @@ def scores_of(labels: Sequence[str], row: Sequence[float]) -> dict[str, float]:
 
 
 def probe(engine: Engine, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """What the engine answers to some texts: the fingerprint of a model that was loaded right."""
-    rows = engine.run(engine.encode(texts))
-    return [{"text": t, "scores": scores_of(engine.labels, list(row))} for t, row in zip(texts, rows, strict=True)]
+    """What the engine answers to some texts: the fingerprint of a model that was loaded right.
+
+    ``scores`` by label where the model has one for each text, else the first ``OUTPUTS`` numbers of what it puts out.
+    """
+    outputs = engine.outputs(engine.encode(texts))
+    if engine.head == "label":
+        return [
+            {"text": t, "scores": scores_of(engine.labels, list(row))} for t, row in zip(texts, outputs, strict=True)
+        ]
+    return [
+        {"text": t, "outputs": [round(float(x), DIGITS) for x in np.ravel(row)[:OUTPUTS]]}
+        for t, row in zip(texts, outputs, strict=True)
+    ]
 
 
-def write(folder: Path, name: str, model: Model, probes: list[dict[str, Any]]) -> list[str]:
-    """Write ``release.json`` and return the labels."""
-    labels = sorted(probes[0]["scores"])
-    body = {"name": name, "model": model.digest, "task": model.facts["task"], "labels": labels, "probes": probes}
-    (folder / FILE).write_bytes(canonical(body))
-    return labels
+def write(folder: Path, name: str, model: Model, labels: Sequence[str], probes: list[dict[str, Any]]) -> None:
+    """Write ``release.json``."""
+    body = {"name": name, "model": model.digest, "task": model.facts["task"], "probes": probes}
+    (folder / FILE).write_bytes(canonical(body | {"labels": sorted(labels)}))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -76,10 +87,15 @@ def check(engine: Engine, said: dict[str, Any], tolerance: float) -> None:
     if sorted(engine.labels) != said["labels"]:
         raise ArtifactError("the model has other labels than its release says")
     answered = probe(engine, [p["text"] for p in said["probes"]])
-    worst = max(
-        abs(now["scores"][label] - then["scores"][label])
-        for now, then in zip(answered, said["probes"], strict=True)
-        for label in said["labels"]
-    )
+    worst = max(_distance(now, then) for now, then in zip(answered, said["probes"], strict=True))
     if not worst <= tolerance:  # NaN must not pass
         raise ArtifactError(f"the model answers its probes otherwise than its release says (by {worst:.4f})")
+
+
+def _distance(now: dict[str, Any], then: dict[str, Any]) -> float:
+    if "scores" in then:
+        return max(abs(now["scores"][label] - then["scores"][label]) for label in then["scores"])
+    if len(now["outputs"]) != len(then["outputs"]):
+        return float("inf")
+    size = max(1.0, *(abs(x) for x in then["outputs"]))  # not all heads put out probabilities
+    return max(abs(a - b) for a, b in zip(now["outputs"], then["outputs"], strict=True)) / size

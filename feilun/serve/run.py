@@ -16,8 +16,8 @@ from feilun.accounts.terms import Schedule
 from feilun.errors import SettingError
 from feilun.serve import logs
 from feilun.serve.app import create_app, make_gateway
+from feilun.serve.gateway import Gateway
 from feilun.serve.office import OfficeFactory
-from feilun.serve.routes import Gateway
 from feilun.serve.settings import GatewaySettings
 from feilun.store.artifacts import ArtifactStore
 from feilun.store.migrations import open_database

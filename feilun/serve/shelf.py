@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from feilun.errors import AccessError, ArtifactError, FeilunError, UnavailableError
+from feilun.models.inference import Engine
 from feilun.pipeline.kinds import Model, Release
 from feilun.serve import release
-from feilun.serve.batching import Engine
 from feilun.serve.logs import note
+from feilun.serve.problems import RequestError
 from feilun.serve.settings import GatewaySettings
 from feilun.serve.spending import Spending
 from feilun.store import products, releases, tables
@@ -33,6 +34,7 @@ class Loaded:
 
     name: str
     digest: str
+    task: str
     engine: Engine
     registered_at: int
 
@@ -40,6 +42,21 @@ class Loaded:
     def label(self) -> str:
         """How answers name it."""
         return f"{self.name}@{self.digest[:12]}"
+
+    def must(self, *tasks: str) -> None:
+        """Refuse a question that this model does not answer.
+
+        Raises:
+            RequestError: 422, it was tuned for another task.
+        """
+        if self.task not in tasks:
+            raise RequestError(
+                f"the model '{self.name}' was tuned to {self.task}, not to {' or '.join(tasks)}",
+                status=422,
+                code="wrong-task",
+                where="model",
+                hint="GET /v1/models lists every model with its task",
+            )
 
 
 class Shelf:
@@ -116,4 +133,4 @@ class Shelf:
         table = tables.releases
         with self.store.database.read() as connection:
             query = select(table.c.registered_at).where(table.c.digest == found.digest)
-            return Loaded(pointer.name, found.digest, engine, connection.execute(query).scalar_one())
+            return Loaded(pointer.name, found.digest, said["task"], engine, connection.execute(query).scalar_one())

@@ -39,5 +39,6 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
         )
     engine = release.open_engine(model, threads=1)
     work.record("probes", 0, len(settings.probes))
-    labels = release.write(work.folder, settings.name, model, release.probe(engine, settings.probes))
+    release.write(work.folder, settings.name, model, engine.labels, release.probe(engine, settings.probes))
+    labels = sorted(engine.labels)
     return work.finish(Release, parents=[model, *reports], name=settings.name, task=task, labels=labels)

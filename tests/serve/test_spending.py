@@ -75,6 +75,9 @@ class Wide:
         found = self.request.infer([np.ones((400 * len(rows), 512), np.float32)])[0]
         return np.asarray(found[: len(rows), :2])
 
+    def outputs(self, rows: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        return list(self.run(rows))
+
 
 ROOT = Path(__file__).parents[2]
 
