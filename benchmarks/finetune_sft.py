@@ -68,7 +68,7 @@ def _told(run: Run) -> dict[str, Any]:
         [(f"Write what a customer says about: {y.replace('_', ' ')}", t.strip()) for t, y in _rows(part)]
         for part in ("train", "test")
     )
-    number, apart = run.size(1200, 64), run.size(200, 10)
+    number, apart = run.size(400, 64), run.size(200, 10)
     held_out = generate.teach(
         network,
         [
