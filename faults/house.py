@@ -43,6 +43,8 @@ PLANS = {
     "tens": Terms("USD", unit_nano={"requests": 10**9}),
     "rows": Terms("USD", unit_nano={"rows": 2_000_000, "downloads": 10**9}),
     "minute": Terms("USD", requests_per_minute=10),
+    "spoken": Terms("USD", unit_nano={"tokens": 10, "tokens_out": 40}),
+    "kept": Terms("USD", unit_nano={"requests": 1_000_000}, cached_percent=10, cache_s=600),
 }
 BILL = BillSettings.model_validate(
     {
@@ -52,13 +54,18 @@ BILL = BillSettings.model_validate(
             "starter": {"monthly": "19 USD", "included": {"requests": 5}, "overage": {"requests": "0.0008 USD"}},
             "tens": {"overage": {"requests": "1 USD"}},
             "minute": {"requests_per_minute": 10},
+            "kept": {"overage": {"requests": "0.001 USD"}, "cached_percent": 10, "cache": 600},
         },
     }
 )
 
 
-def build_model(folder: Path, seed: int) -> None:
-    """Bag of words: embed, mean over the mask, softmax. Another seed answers otherwise."""
+def build_model(folder: Path, seed: int, *, fours: bool = False) -> None:
+    """Bag of words: embed, mean over the mask, softmax. Another seed answers otherwise.
+
+    Args:
+        fours: an engine that fails at inputs whose tokens cannot be counted by fours.
+    """
     import openvino
     from openvino import opset13 as ops
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -69,7 +76,8 @@ def build_model(folder: Path, seed: int) -> None:
     ids = ops.parameter([-1, -1], np.int64, name="input_ids")
     mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
     weight = ops.unsqueeze(ops.convert(mask, "f32"), ops.constant([2]))
-    rows = ops.multiply(ops.gather(ops.constant(table), ids, ops.constant(0)), weight)
+    looked = ops.reshape(ops.reshape(ids, [-1, 4], False), ops.shape_of(ids), False) if fours else ids
+    rows = ops.multiply(ops.gather(ops.constant(table), looked, ops.constant(0)), weight)
     one = ops.constant([1])
     mean = ops.divide(ops.reduce_sum(rows, one), ops.reduce_sum(weight, one))
     scores = ops.softmax(mean, 1)
@@ -82,16 +90,104 @@ def build_model(folder: Path, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def make_release(store: ArtifactStore, work: Path, seed: int, name: str = "reviews") -> Release:
+def make_release(
+    store: ArtifactStore,
+    work: Path,
+    seed: int,
+    name: str = "reviews",
+    *,
+    tenant: str | None = None,
+    fallback: tuple[str, ...] = (),
+    fours: bool = False,
+) -> Release:
     """A model and the release that the step makes of it, registered but not promoted."""
-    build_model(work / f"model-{seed}", seed)
+    build_model(work / f"model-{seed}", seed, fours=fours)
     facts = {"format": "openvino", "task": "classify", "labels": list(LABELS), "context": CONTEXT}
     model = store.add(Model, work / f"model-{seed}", parents=[], facts=facts)
     folder, scratch = work / f"release-{seed}", work / f"scratch-{seed}"
     folder.mkdir()
     scratch.mkdir()
     probes = tuple(" ".join(WORDS[i : i + 4]) for i in range(0, 16, 2))
-    release = serve(model, (), ServeSettings(name=name, probes=probes), Workspace(store, folder, scratch))
+    settings = ServeSettings(name=name, probes=probes, fallback=fallback)
+    release = serve(model, (), settings, Workspace(store, folder, scratch))
+    releases.register(store.database, release, tenant=tenant)
+    return release
+
+
+TALK = (
+    "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+
+
+def build_writer(folder: Path, seed: int, positions: int = 512) -> None:
+    """A Llama of two layers and random weights that reads and writes bytes; no answer of its begins with its end.
+
+    The base as finetune would save it: what the reference engine answers with. Greedy answers of one seed differ from
+    those of another from the first token on.
+    """
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from feilun.models import chat, network
+
+    folder.mkdir(parents=True)
+    specials = ["<pad>", "<s>", "</s>"]
+    letters = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({w: i for i, w in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = transformers.LlamaConfig(
+        vocab_size=len(letters),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=positions,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    told = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / chat.CONFIGURATION).write_text(json.dumps(told), "utf-8")
+    (folder / chat.TEMPLATE).write_text(TALK, "utf-8")
+    with torch.random.fork_rng(), network.quiet():
+        torch.manual_seed(seed)
+        made = transformers.LlamaForCausalLM(config)
+        shown = [i for i, w in enumerate(letters) if w == "Ġ" or (len(w) == 1 and w.isascii())]
+        with torch.no_grad():  # it writes letters, hardly ever half a character or its end
+            head = torch.zeros_like(made.lm_head.weight)
+            head[shown] = 2 * made.lm_head.weight[shown]
+            made.lm_head.weight.copy_(head)
+        made.save_pretrained(folder)
+
+
+def make_writer(
+    store: ArtifactStore, work: Path, seed: int, name: str = "writer", *, engine: str = "paged", positions: int = 512
+) -> Release:
+    """A causal model that answers by an engine, "paged" or "reference", and its release, not promoted."""
+    from feilun.models import causal, graph
+
+    plain, folder = work / f"{name}-plain-{seed}", work / f"{name}-{engine}-{seed}"
+    build_writer(plain, seed, positions)
+    facts: dict[str, Any] = {"task": "generate", "context": positions}
+    if engine == "reference":
+        model = store.add(Model, plain, parents=[], facts=facts | {"format": "safetensors"})
+    else:
+        folder.mkdir()
+        network = causal.load(plain)
+        graph.save(graph.build(network), network, folder)
+        model = store.add(Model, folder, parents=[], facts=facts | {"format": "paged"})
+    sealed, scratch = work / f"{name}-release-{seed}", work / f"{name}-scratch-{seed}"
+    sealed.mkdir()
+    scratch.mkdir()
+    release = serve(model, (), ServeSettings(name=name, probes=("good", "bad film")), Workspace(store, sealed, scratch))
     releases.register(store.database, release)
     return release
 
@@ -176,7 +272,7 @@ def start(
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-    running = Running(process, f"http://127.0.0.1:{port}", log)
+    running = Running(process, f"{'https' if options.get('tls') else 'http'}://127.0.0.1:{port}", log)
     if wait:
         wait_until_ready(running)
     return running

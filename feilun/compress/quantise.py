@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,18 @@ class _Scores(nn.Module):
 
 def export(network: Network) -> Any:
     """An OpenVINO model: ids and mask (N, L), int64, to float32 scores (N, C) or (N, L, C); N and L are free."""
+    return convert(_Scores(network))
+
+
+def convert(module: nn.Module) -> Any:
+    """A module of ids and mask (N, L), int64, as an OpenVINO model; N and L are free."""
     with _quiet():
         import openvino
 
         ids = torch.tensor([[1, 2, 3], [1, 2, 0]])
         free = openvino.PartialShape([-1, -1])
         example = (ids, (ids > 0).long())
-        return openvino.convert_model(_Scores(network), example_input=example, input=[free, free])
+        return openvino.convert_model(module, example_input=example, input=[free, free])
 
 
 def to_int8(model: Any) -> Any:
@@ -45,6 +50,15 @@ def to_int8(model: Any) -> Any:
 
         nncf.set_log_level(logging.ERROR)
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+
+
+def to_int4(model: Any, group: int) -> Any:
+    """Weights of layers in 4 bits, ``group`` in a row with one scale; embeddings and head in 8."""
+    with _quiet():
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=group, ratio=1.0)
 
 
 def to_static_int8(model: Any, rows: tokens.Rows) -> Any:
@@ -59,13 +73,18 @@ def to_static_int8(model: Any, rows: tokens.Rows) -> Any:
         )
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write model.xml and model.bin; what is float32 stays float32, and the same model is the same bytes."""
+def save(model: Any, folder: Path, names: Mapping[str, str] | None = None) -> None:
+    """Write model.xml and model.bin; what is float32 stays float32, and the same model is the same bytes.
+
+    Args:
+        names: what operations are to be called from now on, by their names now; the others are numbered.
+    """
     import openvino
 
     model.set_friendly_name("classifier")
     for number, operation in enumerate(model.get_ordered_ops()):  # its own names count all that the process ever made
-        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
+        kept = (names or {}).get(operation.get_friendly_name())
+        operation.set_friendly_name(kept or f"{operation.get_type_name()}_{number}")
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
 

@@ -26,7 +26,6 @@ from feilun.models.chat import Chat, Message
 
 HEAD = "words"
 GGUF = "model.gguf"
-PARTS = ("role", "content")  # of a message
 
 
 class Words(nn.Module):
@@ -124,16 +123,8 @@ class Causal(Adaptable):
         return self.encode(self.chat.whole(self.told(conversations)))
 
     def told(self, conversations: Sequence[Sequence[Message]]) -> list[list[dict[str, str]]]:
-        """Conversations as templates see them: what is a special token in a message is parted (``control``).
-
-        Without a template a conversation is read as one text, so that its messages cannot make a token together.
-        """
-        if not self.chat.template:
-            joined = control.words(self.tokenizer, ["".join(m["content"] for m in told) for told in conversations])
-            return [[{"role": "user", "content": text}] for text in joined]
-        said = control.words(self.tokenizer, [m[key] for told in conversations for m in told for key in PARTS])
-        parts = iter(said)
-        return [[{key: next(parts) for key in PARTS} for _ in told] for told in conversations]
+        """Conversations as templates see them: what is a special token in a message is parted (``control``)."""
+        return control.told(self.tokenizer, conversations, parted=bool(self.chat.template))
 
     def relabel(self, labels: Sequence[str], seed: int, head: str = HEAD) -> None:
         """Nothing: words need no labels."""

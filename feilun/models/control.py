@@ -10,13 +10,14 @@ Pieces of one character are left alone, and so are pieces that are not special (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Encoding, Tokenizer
 
 from feilun.errors import DataError
 
 BREAK = "\u200b"
+PARTS = ("role", "content")  # of a message
 TURNS = 1000  # a text is looked at again after each break; words that no break can part are refused
 
 
@@ -38,6 +39,22 @@ def words(tokenizer: Tokenizer, texts: Sequence[str]) -> list[str]:
         text if banned.keys().isdisjoint(one.ids) else _broken(tokenizer, banned, text)
         for text, one in zip(texts, found, strict=True)
     ]
+
+
+def told(
+    tokenizer: Tokenizer, conversations: Sequence[Sequence[Mapping[str, str]]], *, parted: bool
+) -> list[list[dict[str, str]]]:
+    """Conversations as templates see them: what is a special token in a message is parted.
+
+    Args:
+        parted: whether a template keeps the messages apart. Without one a conversation is read as one text, so that
+            its messages cannot make a token together.
+    """
+    if not parted:
+        joined = words(tokenizer, ["".join(m["content"] for m in said) for said in conversations])
+        return [[{"role": "user", "content": text}] for text in joined]
+    parts = iter(words(tokenizer, [m[key] for said in conversations for m in said for key in PARTS]))
+    return [[{key: next(parts) for key in PARTS} for _ in said] for said in conversations]
 
 
 def _broken(tokenizer: Tokenizer, banned: dict[int, str], text: str) -> str:

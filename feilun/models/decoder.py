@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import queue
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
+from feilun.errors import SettingError
 from feilun.models.chat import Message
 
 Finish = Literal["stop", "length"]  # its own end or a stop string; or as many tokens as were asked for
@@ -55,9 +58,12 @@ class Piece:
 class Decoder(Protocol):
     """Safe to call from any thread; answers are written side by side.
 
+    ``head`` is "words", ``labels`` are none: engines of other tasks have these too.
     ``context``: the most tokens of a prompt and its answer together. ``adapters``: names that a manner may have.
     """
 
+    head: str
+    labels: tuple[str, ...]
     context: int
     adapters: frozenset[str]
 
@@ -86,3 +92,102 @@ class Decoder(Protocol):
 
 
 Stop = Callable[[], None]  # ends the answer early: no piece comes after it returns
+
+_Told = queue.SimpleQueue[tuple[int, Piece | BaseException]]
+MOST_TOP = 20  # of the likeliest tokens that are told beside one
+_ABILITIES = {  # what not every decoder can do: the field of a request that asks for it
+    "penalties": "frequency_penalty",
+    "logprobs": "logprobs",
+    "top_logprobs": "top_logprobs",
+    "schema": "response_format",
+}
+
+
+def admit(
+    prompt: Sequence[int],
+    manner: Manner,
+    *,
+    context: int,
+    size: int,
+    can: Collection[str],
+    adapters: Collection[str],
+) -> None:
+    """Refuse what a decoder cannot write, before anything is begun.
+
+    Args:
+        size: how many token ids there are.
+        can: of penalties, logprobs, top_logprobs and schema.
+
+    Raises:
+        SettingError: ``where`` is the field as callers of OpenAI's routes know it.
+    """
+    wanted = {
+        "penalties": bool(manner.frequency_penalty or manner.presence_penalty),
+        "logprobs": manner.logprobs is not None,
+        "top_logprobs": bool(manner.logprobs),
+        "schema": manner.schema is not None,
+    }
+    for ability, asked in wanted.items():
+        if asked and ability not in can:
+            raise _refused("the engine of this model cannot do that", _ABILITIES[ability], "leave it out")
+    if manner.adapter is not None and manner.adapter not in adapters:
+        raise _refused("the model has no such adapter", "model", None)
+    if not prompt:
+        raise _refused("there is nothing to continue", "prompt", "at least one token")
+    if not all(0 <= token < size for token in prompt):
+        raise _refused("a token id is none of the model's", "prompt", f"0 to {size - 1}")
+    if manner.most < 1:
+        raise _refused("an answer has at least one token", "max_tokens", None)
+    if len(prompt) + manner.most > context:
+        raise _refused(
+            f"the prompt has {len(prompt)} tokens and the answer may have {manner.most}, together more than the "
+            f"model's context of {context}",
+            "max_tokens" if len(prompt) < context else "messages",
+            f"at most {context - len(prompt)} tokens of an answer" if len(prompt) < context else "a shorter prompt",
+        )
+    _check_numbers(manner)
+
+
+def _check_numbers(manner: Manner) -> None:
+    ranges = {
+        "temperature": (manner.temperature, 0.0, 2.0),
+        "top_p": (manner.top_p, 0.0, 1.0),
+        "frequency_penalty": (manner.frequency_penalty, -2.0, 2.0),
+        "presence_penalty": (manner.presence_penalty, -2.0, 2.0),
+        "top_logprobs": (manner.logprobs or 0, 0, MOST_TOP),
+    }
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:  # NaN must not pass
+            raise _refused(f"it has to be from {low} to {high}", name, None)
+    if not all(manner.stop):
+        raise _refused("a stop string is empty", "stop", None)
+
+
+def _refused(what: str, where: str, hint: str | None) -> SettingError:
+    return SettingError(what, where=where, hint=hint, code="invalid-request")
+
+
+def written(decoder: Decoder, prompts: Sequence[Sequence[int]], manner: Manner) -> list[list[Piece]]:
+    """Continue prompts side by side, and wait: the pieces of each answer.
+
+    Raises:
+        SettingError: see ``Decoder.write``.
+        FeilunError: what the decoder failed with.
+    """
+    told: _Told = queue.SimpleQueue()
+    stops = [decoder.write(prompt, manner, partial(_tell, told, i)) for i, prompt in enumerate(prompts)]
+    found: list[list[Piece]] = [[] for _ in prompts]
+    left = len(prompts)
+    while left:
+        number, piece = told.get()
+        if isinstance(piece, BaseException):
+            for stop in stops:
+                stop()
+            raise piece
+        found[number].append(piece)
+        left -= piece.finish is not None
+    return found
+
+
+def _tell(told: _Told, number: int, piece: Piece | BaseException) -> None:
+    told.put((number, piece))
