@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun import datasets
 from feilun.errors import DataError
 from feilun.models import inference, tokens
-from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import balance, forward, metrics, metrics_labels
+from feilun.tasks import balance, metrics, metrics_labels
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered, TokenRows
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "label"
 COLUMNS = ("label",)
@@ -79,6 +82,10 @@ def labelled(rows: list[list[int]], frame: pl.DataFrame, network: Network, optio
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
     """Cross-entropy of each chosen row, (N,), float32, times the weight of its label."""
+    import torch
+
+    from feilun.tasks import forward
+
     logits = forward.outputs(network, [examples.rows[i] for i in chosen])
     numbers = (examples.offset, examples.weights, examples.targets[chosen])
     offset, weights, targets = (torch.from_numpy(one).to(logits.device) for one in numbers)

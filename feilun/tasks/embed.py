@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference, tokens
-from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, matches, metrics_retrieval
+from feilun.tasks import matches, metrics_retrieval
 from feilun.tasks.matches import Matches
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "vector"
 COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
@@ -92,6 +94,10 @@ def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tenso
 
     The batch is the contrast: more rows (``batch_tokens``, ``batch_rows``) make it harder. Memory is that of the batch.
     """
+    import torch
+
+    from feilun.tasks import forward
+
     rows = [examples.chosen[i] for i in chosen]
     pairs = examples.pairs
     shown = [int(pairs.positive[row]) for row in rows] + [i for row in rows for i in examples.hard(row)]
@@ -109,6 +115,8 @@ def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tenso
 
 
 def _unit(vectors: Tensor) -> Tensor:
+    import torch
+
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
 
 
@@ -120,27 +128,28 @@ def load(model: Model) -> inference.Engine:
 def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
     """The vector of each text, of length 1; or where it has ``candidates``, these with their cosines, best first.
 
-    Where the rows have documents (``other``), these get vectors as well, in ``raw`` only: to be found among.
+    Where the rows have documents (``other``), these get vectors as well, in ``raw`` only: to be found among. All are
+    asked of the engine at once: a gateway counts, and holds, what a question costs before it is worked on.
     """
-    vectors = engine.run(engine.encode(frame["text"].to_list()))
-    documents = None
-    if "other" in frame.columns:
-        documents = engine.run(engine.encode(matches.documents(frame)))
+    texts = frame["text"].to_list()
+    documents = matches.documents(frame) if "other" in frame.columns else []
+    candidates: list[list[str]] = frame["candidates"].to_list() if "candidates" in frame.columns else []
+    shown = list(dict.fromkeys(text for row in candidates for text in row))  # one that stands in many rows counts once
+    every = engine.run(engine.encode([*texts, *documents, *shown]))
+    vectors, theirs, rest = np.split(every, [len(texts), len(texts) + len(documents)])
+    raw = Vectors(vectors, theirs if "other" in frame.columns else None)
     if "candidates" in frame.columns:
-        return Answered(_ranked(engine, vectors, frame["candidates"].to_list()), Vectors(vectors, documents))
-    return Answered([{"vector": row.tolist()} for row in vectors], Vectors(vectors, documents))
+        return Answered(_ranked(vectors, candidates, dict(zip(shown, rest, strict=True))), raw)
+    return Answered([{"vector": row.tolist()} for row in vectors], raw)
 
 
 def _ranked(
-    engine: inference.Engine, vectors: NDArray[np.float32], candidates: list[list[str]]
+    vectors: NDArray[np.float32], candidates: list[list[str]], theirs: dict[str, NDArray[np.float32]]
 ) -> list[dict[str, object]]:
-    """Each text's candidates in order; one that stands in many rows is encoded once."""
-    shown = list(dict.fromkeys(text for row in candidates for text in row))
-    number = {text: i for i, text in enumerate(shown)}
-    theirs = engine.run(engine.encode(shown)) if shown else vectors[:0]
+    """Each text's candidates in order; ``theirs`` is the vector of each of them."""
     said: list[dict[str, object]] = []
     for vector, row in zip(vectors, candidates, strict=True):
-        near = theirs[[number[text] for text in row]] @ vector
+        near = np.array([theirs[text] @ vector for text in row], np.float32)
         order = np.argsort(-near, kind="stable")
         said.append({"ranking": [{"text": row[i], "score": float(near[i])} for i in order]})
     return said

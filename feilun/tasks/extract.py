@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference
-from feilun.models.network import Answering, Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, metrics_answers, windows
+from feilun.tasks import metrics_answers, windows
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered, TokenRows
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "ends"
 COLUMNS = ("other", "answers")
@@ -78,6 +80,10 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
     """The mean of the start's and the end's cross-entropy among the tokens where they can be, (N,), float32."""
+    import torch
+
+    from feilun.tasks import forward
+
     logits = forward.outputs(network, [examples.rows[i] for i in chosen])
     closed = np.ones((*logits.shape[:2], 1), np.bool_)
     for i, row in enumerate(chosen):
@@ -99,6 +105,8 @@ def decide(network: Network, held_out: pl.DataFrame, options: TaskOptions) -> di
 
     Without rows that were not learned from, 0; else what gives the highest F1 of words on them, as SQuAD 2.0 chooses.
     """
+    from feilun.models.network import Answering
+
     if held_out.is_empty():
         return {}
     places, lead = _found(Answering(network), held_out)

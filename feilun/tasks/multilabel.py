@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun import datasets
 from feilun.errors import DataError
 from feilun.models import inference, tokens
-from feilun.models.network import Answering, Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import balance, forward, metrics, metrics_multilabel
+from feilun.tasks import balance, metrics, metrics_multilabel
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered, TokenRows
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "labels"
 COLUMNS = ("labels",)
@@ -79,6 +81,10 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
     """Mean binary cross-entropy over the labels of each chosen row, (N,), float32."""
+    import torch
+
+    from feilun.tasks import forward
+
     logits = forward.outputs(network, [examples.rows[i] for i in chosen])
     wanted = np.full(logits.shape, examples.smoothing / 2, np.float32)
     for row, i in enumerate(chosen):
@@ -97,6 +103,8 @@ def decide(network: Network, held_out: pl.DataFrame, options: TaskOptions) -> di
     Raises:
         DataError: there are no such rows to choose it by.
     """
+    from feilun.models.network import Answering
+
     if options.threshold:
         return {"threshold": options.threshold}
     if held_out.is_empty():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 
 from feilun.models import inference, tokens
-from feilun.models.network import Network
 from feilun.tasks import classify
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from feilun.models.network import Network
 
 HEAD = "label"
 COLUMNS = ("other", "label")

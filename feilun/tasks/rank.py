@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference, tokens
-from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, matches, metrics_retrieval, nearby
+from feilun.tasks import matches, metrics_retrieval
 from feilun.tasks.matches import Matches
 from feilun.tasks.metrics import Ints, Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "number"
 COLUMNS: tuple[str, ...] = ()  # ``other``, or ``label``: see ``matches.find``
@@ -64,6 +67,8 @@ def examples(frame: pl.DataFrame, network: Network, options: TaskOptions) -> Exa
     Raises:
         DataError: nothing says which texts belong together, or there is nothing wrong to compare with.
     """
+    from feilun.tasks import nearby
+
     pairs = matches.find(frame)
     chosen = np.flatnonzero(pairs.positive >= 0).tolist()
     queries, documents = (tokens.encode(network.tokenizer, texts) for texts in (pairs.queries, pairs.documents))
@@ -95,6 +100,10 @@ def _wrong(pairs: Matches, row: int, near: Ints, most: int) -> list[int]:
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
     """Cross-entropy of each chosen text's right document among those that are shown with it, (N,), float32."""
+    import torch
+
+    from feilun.tasks import forward
+
     sizes = [len(examples.shown[i]) for i in chosen]
     asked = [(examples.pairs.queries[examples.chosen[i]], examples.shown[i]) for i in chosen]
     rows = tokens.encode_pairs(
@@ -139,6 +148,8 @@ def answer(engine: inference.Engine, frame: pl.DataFrame) -> Answered:
 
 
 def _candidates(engine: inference.Engine, frame: pl.DataFrame) -> list[list[str]]:
+    from feilun.tasks import nearby
+
     pairs = matches.find(frame)
     near = nearby.wrong(engine.encode(pairs.queries), engine.encode(pairs.documents), pairs.right, CANDIDATES)
     found = []

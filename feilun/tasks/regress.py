@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference, tokens
-from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, metrics_numbers
+from feilun.tasks import metrics_numbers
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered, TokenRows
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "number"
 COLUMNS = ("score",)
@@ -73,6 +76,10 @@ def _is_new(network: Network) -> bool:
 
 def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tensor:
     """Squared error of each chosen row, (N,), float32, in units of the scores' variance."""
+    import torch
+
+    from feilun.tasks import forward
+
     said = forward.outputs(network, [examples.rows[i] for i in chosen])[:, 0]
     wanted = torch.from_numpy(examples.targets[chosen]).to(said.device)
     return ((said - wanted) / network.head.spread).square()

@@ -11,22 +11,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from feilun.errors import DataError
 from feilun.models import inference
-from feilun.models.network import Network
 from feilun.pipeline.kinds import Model
-from feilun.tasks import forward, metrics_spans, windows, words
+from feilun.tasks import metrics_spans, windows, words
 from feilun.tasks.metrics import Metric
 from feilun.tasks.options import TaskOptions
 from feilun.tasks.task import Answered, TokenRows
+
+if TYPE_CHECKING:  # torch is for learning: what answers is imported without it
+    from torch import Tensor
+
+    from feilun.models.network import Network
 
 HEAD = "tokens"
 COLUMNS = ("spans",)
@@ -95,6 +97,10 @@ def losses(network: Network, examples: Examples, chosen: Sequence[int]) -> Tenso
 
     So every piece weighs the same, in whatever text it stands.
     """
+    import torch
+
+    from feilun.tasks import forward
+
     logits = forward.outputs(network, [examples.rows[i] for i in chosen])
     targets = np.full(logits.shape[:2], UNTOLD, np.int64)
     for i, row in enumerate(chosen):

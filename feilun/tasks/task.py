@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import polars as pl
-from torch import Tensor
+if TYPE_CHECKING:  # what answers imports this and loads no torch
+    import polars as pl
+    from torch import Tensor
 
-from feilun.pipeline.kinds import Model
-from feilun.tasks.metrics import Metric
-from feilun.tasks.options import TaskOptions
+    from feilun.pipeline.kinds import Model
+    from feilun.tasks.metrics import Metric
+    from feilun.tasks.options import TaskOptions
 
 
 class Examples(Protocol):
@@ -54,7 +55,7 @@ class Answered:
 class Task(Protocol):
     """How examples become tensors, the loss, and how outputs become answers and figures.
 
-    ``HEAD``: a name of ``feilun.models.heads.SHAPES``, or "words" for a causal language model's own.
+    ``HEAD``: a name of ``feilun.models.shapes.SHAPES``, or "words" for a causal language model's own.
     ``READS``: what a question has: ``text``, and what else ``answer`` reads.
     ``COLUMNS``: what a dataset must hold beside ``text`` to be learned from or measured with.
     """
