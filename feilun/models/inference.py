@@ -16,7 +16,7 @@ from feilun.pipeline.kinds import Model
 
 
 class Engine(Protocol):
-    """What answers: ``head`` says what a score is (``feilun.models.heads.SHAPES``), ``labels`` name the columns of the
+    """What answers: ``head`` says what a score is (``feilun.models.shapes.SHAPES``), ``labels`` name the columns of the
     scores where they are labels, ``context`` is the most tokens read of a text, ``decided`` what the task chose after
     the training, for its answers (a threshold, say)."""
 
@@ -55,6 +55,10 @@ def load(model: Model, *, threads: int = 2) -> Engine:
         from feilun.models import openvino
 
         engine: Engine = openvino.load(model.path, threads=threads)
+    elif model.facts.get("format") == "adapter":
+        from feilun.models import shared
+
+        engine = shared.Bases(threads=threads).open(model)
     elif model.facts.get("format") == "safetensors":
         from feilun.models import network
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from feilun.errors import ArtifactError
 from feilun.models import building, fused, recurrent, tokens, weights
 from feilun.models.adapting.adaptable import Adaptable
-from feilun.models.heads import SHAPES, Head
+from feilun.models.heads import Head
+from feilun.models.shapes import SHAPES
 
 quiet = building.quiet
 

@@ -109,7 +109,7 @@ def of(facts: Mapping[str, Any], model_type: str, *, words: int = 128) -> str | 
     if facts.get("format") == "openvino":
         return OPENVINO
     task = str(facts.get("task", ""))
-    if facts.get("method") in WITHIN or model_type.startswith("feilun"):
+    if facts.get("format") == "adapter" or facts.get("method") in WITHIN or model_type.startswith("feilun"):
         return None
     if task in ("generate", "prefer"):
         return WRITE.format(tokens=words)

@@ -102,11 +102,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: no such artefact, or its manifest is not what the digest says.
         """
-        place = self._place(digest)
-        manifest = _manifest(place, digest)
-        if manifest["kind"] not in KINDS:
-            raise ArtifactError(f"artefact {digest[:12]} is of the unknown kind '{manifest['kind']}'", where=str(place))
-        return KINDS[manifest["kind"]](digest, tuple(manifest["parents"]), manifest["facts"], place)
+        return _handle(self._place(digest), digest)
 
     def adopt(self, digest: str) -> None:
         """Index an artefact that is in the folder, and all that it was made from, in this database.
@@ -130,15 +126,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: a file is missing, was added, or is not what the manifest says.
         """
-        listed: dict[str, Any] = _manifest(artifact.path, artifact.digest)["files"]
-        changed = set(_names(artifact.path, keep_manifest=True)) ^ {*listed, MANIFEST}
-        changed |= {
-            n for n, expected in listed.items() if n not in changed and _describe(artifact.path / n) != expected
-        }
-        if changed:
-            place = artifact.path / min(changed)
-            raise ArtifactError(f"a file of artefact {artifact.short} was changed", where=str(place), hint=_MENDED)
-        return artifact
+        return _verified(artifact)
 
     def find(self, prefix: str) -> str:
         """The one digest that begins with ``prefix``.
@@ -165,13 +153,20 @@ class ArtifactStore:
         return True
 
     def _place(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):  # it becomes a path
-            raise ArtifactError(f"'{digest[:80]}' is not the digest of an artefact")
-        return self.folder / digest[:2] / digest
+        return _place_in(self.folder, digest)
 
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MENDED = "remove that folder and run again; it will be made anew"
+
+
+def neighbour(artifact: Artifact, digest: str) -> Artifact:
+    """Another artefact of the same store, found without its database; every byte of it is as it was.
+
+    Raises:
+        ArtifactError: it is not there, or a file of it was changed.
+    """
+    return _verified(_handle(_place_in(artifact.path.parents[1], digest), digest))
 
 
 def canonical(value: object) -> bytes:
@@ -196,6 +191,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _place_in(store: Path, digest: str) -> Path:
+    if not _DIGEST.fullmatch(digest):  # it becomes a path
+        raise ArtifactError(f"'{digest[:80]}' is not the digest of an artefact")
+    return store / digest[:2] / digest
+
+
+def _handle(place: Path, digest: str) -> Artifact:
+    manifest = _manifest(place, digest)
+    if manifest["kind"] not in KINDS:
+        raise ArtifactError(f"artefact {digest[:12]} is of the unknown kind '{manifest['kind']}'", where=str(place))
+    return KINDS[manifest["kind"]](digest, tuple(manifest["parents"]), manifest["facts"], place)
+
+
+def _verified(artifact: A) -> A:
+    listed: dict[str, Any] = _manifest(artifact.path, artifact.digest)["files"]
+    changed = set(_names(artifact.path, keep_manifest=True)) ^ {*listed, MANIFEST}
+    changed |= {n for n, expected in listed.items() if n not in changed and _describe(artifact.path / n) != expected}
+    if changed:
+        place = artifact.path / min(changed)
+        raise ArtifactError(f"a file of artefact {artifact.short} was changed", where=str(place), hint=_MENDED)
+    return artifact
 
 
 def _names(folder: Path, *, keep_manifest: bool = False) -> list[str]:
