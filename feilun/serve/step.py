@@ -8,7 +8,10 @@ from feilun.pipeline.steps import Workspace, step
 from feilun.serve import release
 from feilun.serve.settings import ServeSettings
 
-ANSWERED = ("classify",)  # the tasks whose answers have a route and a meter
+ANSWERED = (  # the tasks whose answers have a route and a meter
+    *("classify", "embed", "extract", "generate", "multilabel", "pair", "predict", "prefer", "rank", "regress"),
+    *("similarity", "tag"),
+)
 
 
 @step("serve", version=1)
@@ -20,7 +23,8 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
         reports: gates; each must have passed.
 
     Raises:
-        StepError: a gate refused the model, the gateway has no route for its task, or no engine runs its format.
+        StepError: a gate refused the model, the gateway has no route for its task, no engine runs its format, or the
+            release is its own fallback.
     """
     for report in reports:
         if not report.facts.get("passed", True):
@@ -37,8 +41,16 @@ def serve(model: Model, reports: tuple[Report, ...], settings: ServeSettings, wo
             hint=f"it answers {', '.join(ANSWERED)}; others answer in Python: feilun.tasks.ask, or export the model",
             code="task",
         )
+    if settings.name in settings.fallback:
+        raise StepError(f"'{settings.name}' cannot answer in its own place", hint="leave it out of fallback")
     engine = release.open_engine(model, threads=1)
-    work.record("probes", 0, len(settings.probes))
-    release.write(work.folder, settings.name, model, engine.labels, release.probe(engine, settings.probes))
-    labels = sorted(engine.labels)
-    return work.finish(Release, parents=[model, *reports], name=settings.name, task=task, labels=labels)
+    release.ask_once(task, engine)
+    probes = release.probes_of(engine, settings.probes)
+    work.record("probes", 0, len(probes))
+    release.write(work.folder, settings.name, model, engine.labels, release.probe(engine, probes))
+    facts = {"name": settings.name, "task": task, "labels": sorted(engine.labels)}
+    if settings.fallback:
+        facts["fallback"] = list(settings.fallback)
+    if settings.harmless:
+        facts["harmless"] = list(settings.harmless)
+    return work.finish(Release, parents=[model, *reports], **facts)
