@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from feilun.catalog import onnx
 from feilun.errors import ArtifactError
 
 HEADER_LIMIT = 25_000_000  # bytes of a safetensors header; a 100,000-tensor model needs about 10 MB
@@ -58,6 +59,8 @@ def check(file: Path, name: str | None = None) -> None:
         raise _unsafe(name, "is not a GGUF file")
     elif suffix == ".xml" and not _head(file, 64).lstrip(b"\xef\xbb\xbf \r\n").startswith((b"<?xml", b"<net")):
         raise _unsafe(name, "is not an OpenVINO graph")
+    elif suffix == ".onnx" and (wrong := onnx.problem(file)) is not None:
+        raise _unsafe(name, wrong)
     elif suffix == ".parquet" and _head(file, 4) != b"PAR1":
         raise _unsafe(name, "is not a Parquet file")
 

@@ -29,6 +29,7 @@ MODEL_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", CARD)
 CARD_LIMIT = 100_000  # characters of a card that are looked at
 _MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".gguf", ".xml")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_ONNX = ".onnx"
 
 
 def find(path: str, root: Path) -> Path:
@@ -55,6 +56,9 @@ def find(path: str, root: Path) -> Path:
 
 def fingerprint(place: Path) -> list[str]:
     """Names and sha256 of the file, or of what a model folder would give and of the card that says its licence."""
+    tabular = _tabular(place)
+    if tabular:
+        return [part for name, file in tabular.items() for part in (name, sha256_file(file))]
     files = [place] if place.is_file() else [*_model_files(place), *place.glob(CARD)]
     return [part for file in files for part in (_name(file, place), sha256_file(file))]
 
@@ -103,6 +107,11 @@ def _take_source(place: Path, files: Path) -> dict[str, Any]:
 
 
 def _take_model(place: Path, files: Path) -> dict[str, Any]:
+    tabular = _tabular(place)
+    if tabular:
+        for name, file in tabular.items():
+            shutil.copyfile(file, files / name)
+        return {"format": "onnx", "task": "predict"}
     if place.is_file() and place.suffix != ".gguf":
         raise ProjectError("a model is a folder", where=str(place), hint=f"write {place.parent}")
     found = [place] if place.is_file() else _model_files(place)
@@ -136,6 +145,24 @@ def _model_files(folder: Path) -> list[Path]:
     adapter = [folder / ADAPTER / name for name in ("adapter_config.json", "adapter_model.safetensors")]
     own = [file for file in listed if file.suffix in _MODEL_SUFFIXES or file in graphs]
     return own + [file for file in adapter if file.is_file()]
+
+
+def _tabular(place: Path) -> dict[str, Path]:
+    """The files of a model of named columns, by what they are called in the store; none if it is another model.
+
+    What a graph does not say of its columns and classes stands beside it: of ``churn.onnx`` in ``churn.json``, of a
+    folder's only graph in ``config.json`` (see ``feilun.models.tabular``).
+    """
+    if place.is_file():
+        graph, said = place, place.with_suffix(".json")
+        if place.suffix != _ONNX:
+            return {}
+    else:
+        weights = [file for file in place.iterdir() if file.suffix in (".safetensors", ".xml", ".gguf", _ONNX)]
+        if len(weights) != 1 or weights[0].suffix != _ONNX:
+            return {}
+        graph, said = weights[0], place / "config.json"
+    return {"model.onnx": graph} | ({"config.json": said} if said.is_file() else {})
 
 
 def _name(file: Path, place: Path) -> str:

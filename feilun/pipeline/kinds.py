@@ -21,7 +21,7 @@ class Dataset(Artifact):
 
 
 class Model(Artifact):
-    """Weights and tokenizer; ``facts["format"]`` is the engine's: safetensors or openvino."""
+    """Weights and tokenizer; ``facts["format"]`` is the engine's: safetensors, openvino or onnx, say."""
 
     kind = "model"
 
