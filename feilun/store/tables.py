@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -104,6 +105,8 @@ releases = Table(
     Column("digest", String(64), ForeignKey("artifacts.digest"), primary_key=True),
     Column("name", String(128), nullable=False),
     Column("registered_at", BigInteger, nullable=False),
+    Column("tenant", String(64), ForeignKey("tenants.id")),  # whose alone it is; null: everybody may ask it
+    Column("retired_at", BigInteger),  # from then on it answers no more, under no name
     Index("releases_by_name", "name"),
 )
 
@@ -126,6 +129,51 @@ promotions = Table(  # append-only: the history of the pointer
     Column("reason", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     UniqueConstraint("name", "version"),
+)
+
+rollouts = Table(  # what a name has beside its pointer; changed by compare-and-swap on version, never deleted
+    "rollouts",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("kind", String(8), primary_key=True),  # canary, shadow
+    Column("release", String(64), ForeignKey("releases.digest")),  # null: there is none now
+    Column("share", Integer, nullable=False),  # of the traffic, in 1/10000
+    Column("sticky", String(8), nullable=False),  # by tenant, or by request
+    Column("tenants", Text, nullable=False),  # who gets it whatever the share is, canonical JSON
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("share between 0 and 10000", name="share_is_a_share"),
+)
+
+rollout_changes = Table(  # append-only: the history of those
+    "rollout_changes",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("release", String(64), ForeignKey("releases.digest")),
+    Column("share", Integer, nullable=False),
+    Column("sticky", String(8), nullable=False),
+    Column("tenants", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    UniqueConstraint("name", "kind", "version"),
+)
+
+agreements = Table(  # counters: what a shadow answered beside the release that was asked
+    "agreements",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("release", String(64), ForeignKey("releases.digest"), primary_key=True),
+    Column("shadow", String(64), ForeignKey("releases.digest"), primary_key=True),
+    Column("compared", BigInteger, nullable=False),
+    Column("agreed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),  # the shadow could not answer
+    Column("dropped", BigInteger, nullable=False),  # not asked, because too many waited
+    Column("release_ns", BigInteger, nullable=False),  # processor time of the compared answers
+    Column("shadow_ns", BigInteger, nullable=False),
+    Column("furthest", Float, nullable=False),  # the largest distance of two numbers in the same place
+    Column("changed_at", BigInteger, nullable=False),
 )
 
 turns = Table(  # append-only: one revolution of the wheel and its decision
@@ -168,6 +216,7 @@ requests = Table(  # the idempotency row and the hold in one; state moves held -
     Column("lease_until", BigInteger, nullable=False),
     Column("key", String(32)),  # whose hold it is
     Column("held_more", Text),  # units of the meters that have no column, canonical JSON; null where there are none
+    Column("progress", Text),  # of a stream that is being told: what is charged if its gateway dies, canonical JSON
     UniqueConstraint("tenant", "idempotency_key"),
     CheckConstraint("state in ('held', 'posted', 'released')", name="state_is_known"),
     CheckConstraint("held_inputs >= 0 and held_tokens >= 0", name="hold_is_not_negative"),
@@ -195,6 +244,7 @@ usage = Table(  # append-only: one row for each posted request, in a hash chain 
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
     Column("more", Text),  # units of the meters that have no column, canonical JSON; null where there are none
+    Column("partial", Integer),  # 1: the answer was broken off, and what was delivered of it is charged; else null
     UniqueConstraint("tenant", "sequence"),
     CheckConstraint("inputs >= 0 and tokens >= 0 and compute_ns >= 0", name="usage_is_not_negative"),
     Index("usage_by_time", "tenant", "at"),
@@ -470,6 +520,97 @@ payments = Table(  # append-only: what the payment service told us
     Index("payments_by_invoice", "invoice"),
 )
 
+# --- what tenants upload, and what is done with it later ------------------------------------------------------------
+
+files = Table(  # one upload each; what is in it is kept once for each tenant, by its sha256
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index("files_by_content", "tenant", "sha256"),
+)
+
+file_parts = Table(  # a file's bytes; parts that no file names are of an upload that was not finished
+    "file_parts",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("key", String(32), nullable=False),  # by which its lines are asked and charged
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file", String(40), nullable=False),
+    Column("said", Text, nullable=False),  # canonical JSON: window, metadata, how long its files are kept
+    Column("state", String(16), nullable=False),
+    Column("errors", Text),  # canonical JSON: why the whole of it failed
+    Column("total", BigInteger, nullable=False),
+    Column("completed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("output_file", String(40)),
+    Column("error_file", String(40)),
+    Column("times", Text, nullable=False),  # canonical JSON: when it reached each state
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("holder", String(26)),  # the gateway that works on it, until the lease ends
+    Column("lease_until", BigInteger, nullable=False),
+    Index("batches_by_tenant", "tenant", "id"),
+    Index("batches_by_state", "state", "lease_until"),
+)
+
+jobs = Table(  # fine-tuning: what a tenant wants to have learned from its own files
+    "jobs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.id"), nullable=False),
+    Column("key", String(32), nullable=False),
+    Column("model", String(128), nullable=False),  # as it was asked for
+    Column("base", String(64), ForeignKey("releases.digest"), nullable=False),  # the release that this was then
+    Column("training_file", String(40), nullable=False),
+    Column("validation_file", String(40)),
+    Column("said", Text, nullable=False),  # canonical JSON: method, hyperparameters, seed, suffix, metadata
+    Column("state", String(16), nullable=False),
+    Column("error", Text),  # canonical JSON
+    Column("release", String(64), ForeignKey("releases.digest")),  # what came out,
+    Column("served", String(128)),  # and the name that it is asked by
+    Column("result_file", String(40)),
+    Column("trained_tokens", BigInteger),
+    Column("core_ns", BigInteger, nullable=False),  # processor time of its steps
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("holder", String(26)),
+    Column("lease_until", BigInteger, nullable=False),
+    Index("jobs_by_tenant", "tenant", "id"),
+    Index("jobs_by_state", "state", "lease_until"),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job", String(40), ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("level", String(8), nullable=False),  # info, warn, error
+    Column("type", String(8), nullable=False),  # message, metrics
+    Column("message", Text, nullable=False),
+    Column("data", Text, nullable=False),  # canonical JSON
+    Column("at", BigInteger, nullable=False),
+)
+
 # --- feedback and consent ------------------------------------------------------------------------------------------
 
 feedback = Table(  # append-only
@@ -505,5 +646,5 @@ consents = Table(  # append-only: the newest row of a contributor and purpose ho
 APPEND_ONLY = (
     *("promotions", "turns", "prices", "usage", "postings", "invoices", "feedback", "consents", "notices", "gateways"),
     *("credit_notes", "profiles", "assignments", "plan_prices", "grants", "grant_uses", "redemptions", "events"),
-    *("event_sources", "event_batches", "payments", "seals"),
+    *("event_sources", "event_batches", "payments", "seals", "rollout_changes"),
 )

@@ -1,0 +1,3 @@
+ALTER TABLE requests ADD COLUMN progress TEXT;
+
+ALTER TABLE usage ADD COLUMN partial INTEGER;
