@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from feilun.errors import FeilunError
@@ -92,6 +93,11 @@ def progress() -> Iterator[Callable[[str, Progress], None]]:
             bars.update(tasks[key], completed=update.done, total=update.total or None, numbers=numbers)
 
         yield observe
+
+
+def when(microseconds: int) -> str:
+    """A time of the database, in UTC, to the second."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def short(digest: str | None) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from feilun.cli.options import HERE, Json, Root, open_wheel
-from feilun.show import print_json, print_table, say, short
+from feilun.show import print_json, print_table, say, short, when
 
 
 def status(project: Root = HERE, json: Json = False) -> None:
@@ -26,16 +24,12 @@ def status(project: Root = HERE, json: Json = False) -> None:
     print_table(
         "last runs",
         ["step", "outcome", "seconds", "when"],
-        [[r["name"], r["outcome"], r["seconds"], _when(r["at"])] for r in found["runs"]],
+        [[r["name"], r["outcome"], r["seconds"], when(r["at"])] for r in found["runs"]],
     )
     print_table(
         "last turns",
         ["name", "verdict", "candidate", "when"],
-        [[t["name"], t["verdict"], short(t["candidate"]), _when(t["at"])] for t in found["turns"]],
+        [[t["name"], t["verdict"], short(t["candidate"]), when(t["at"])] for t in found["turns"]],
     )
     if found["to_run"]:
         say(f"  {found['to_run']} steps are not up to date; see: feilun run --dry-run")
-
-
-def _when(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -36,7 +36,9 @@ def health_routes(gateway: Gateway) -> APIRouter:
                 await patience.wait(asyncio.wrap_future(gateway.database.submit(probe)))
         except UnavailableError as error:
             reasons.append(error.what)
-        ready = {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}
+        ready: dict[str, object] = {"status": "not ready", "reasons": reasons} if reasons else {"status": "ready"}
+        if failing := len(gateway.shelf.failing):  # what was loaded before answers meanwhile: ready all the same
+            ready["warnings"] = [f"{failing} releases could not be loaded; GET /v1/releases says which, and why"]
         return JSONResponse(ready, 503 if reasons else 200)
 
     return router

@@ -119,6 +119,7 @@ def fill(database: Database) -> None:
         "events": "'acme', 1, 1, 1, 'one', 'pages', 1, 2",
         "event_batches": "1, 'key', 1, '1234', '0', '1', 2",
         "payments": "'evt_1', '1', 'invoice.paid', 'paid', 5, 'USD', 1, 2",
+        "rollout_changes": "'1', 'reviews', 'canary', NULL, 0, 'tenant', '[]', 1, 'x', 2",
     }
 
     def insert_all(connection: Any) -> None:
