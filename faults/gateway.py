@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -15,13 +16,17 @@ from starlette.requests import Request
 
 from faults.house import PEPPER, PLANS
 from feilun.accounts.terms import Schedule
+from feilun.bill.masking import mask
 from feilun.bill.office import Office
 from feilun.bill.settings import BillSettings
 from feilun.errors import QuotaError
-from feilun.serve import answering, routes
+from feilun.serve import routing
 from feilun.serve.answering import Answered, Answering
-from feilun.serve.run import run_gateway
+from feilun.serve.listening import Tls
+from feilun.serve.prompts import Prompts
+from feilun.serve.run import run_gateway, run_workers
 from feilun.serve.settings import GatewaySettings
+from feilun.serve.supervisor import NUMBER
 from feilun.store import database, events, ledger, limits, tables
 from feilun.store.counts import Counts
 from feilun.store.database import now_us
@@ -30,18 +35,17 @@ honest = Answering._settle
 late: set[asyncio.Task[Any]] = set()
 
 
-async def commit_after_the_answer(self: Answering, work: Any, hold: ledger.Hold, scored: Any) -> Answered:
+async def commit_after_the_answer(self: Answering, asked: Any, work: Any, hold: ledger.Hold, computed: Any) -> Answered:
     """The positive control: answers leave while their commit still waits."""
 
     async def later() -> None:
         await asyncio.sleep(0.1)
-        await honest(self, work, hold, scored)
+        await honest(self, asked, work, hold, computed)
 
     task = asyncio.ensure_future(later())
     late.add(task)
     charge = ledger.Charge(hold.request, PLANS["metered"].amount(Counts(), work.units), "USD", 0, 0)
-    body = answering._render(work, list(answering._results(work.loaded, scored)), charge)
-    return Answered(hold.request, body)
+    return Answered(hold.request, computed.render(charge))
 
 
 def deduplicate_outside_the_transaction() -> None:
@@ -60,7 +64,7 @@ def deduplicate_outside_the_transaction() -> None:
 
 def authorise_by_prefix() -> None:
     """The positive control of case 29: who asks is checked where the path looks private."""
-    allow = routes.allow
+    allow = routing.allow
 
     def by_prefix(gateway: Any, scope: str) -> Any:
         honest = allow(gateway, scope)
@@ -71,13 +75,13 @@ def authorise_by_prefix() -> None:
 
         return authorise
 
-    routes.allow = by_prefix
+    routing.allow = by_prefix
 
 
 def lose_holds() -> None:
     """A positive control: a hold whose lease ended is given back, and the tenant's open holds still count it."""
 
-    def careless(connection: Any, tenant: str) -> int:
+    def careless(connection: Any, tenant: str, plans: Any) -> int:
         table = tables.requests
         ended = (table.c.tenant == tenant) & (table.c.state == "held") & (table.c.lease_until <= now_us(connection))
         return int(connection.execute(update(table).where(ended).values(state="released")).rowcount)
@@ -145,6 +149,11 @@ def deduplicate_events_outside() -> None:
     events._recorded_before = lambda *_: {}
 
 
+def forget_streams() -> None:
+    """The positive control of case 3: nobody writes down what a stream has delivered."""
+    ledger.checkpoint = lambda *_: None
+
+
 def use_own_clock() -> None:
     """The positive control of case 9: rows have the time of the gateway, not of the database."""
     ledger.now_us = lambda connection: time.time_ns() // 1000
@@ -166,20 +175,34 @@ def plant(bug: str | None) -> None:
 def run(told: dict[str, Any]) -> None:
     """Answer until told to stop: ``url``, ``artifacts``, ``port`` and ``options`` (of GatewaySettings, or planted).
 
-    The option ``bill`` is a section ``[bill]``, whose office then delivers.
+    The option ``bill`` is a section ``[bill]``, whose office then delivers; with ``workers`` there are several
+    processes, with ``tls`` it speaks HTTPS, and with ``prompts`` it writes down what was asked.
     """
     options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told["options"].items()}
     plant(options.pop("planted", None))
-    bill = options.pop("bill", None)
+    bill, tls, prompts = (options.pop(name, None) for name in ("bill", "tls", "prompts"))
+    workers = options.pop("workers", 1)
+    settings = GatewaySettings(
+        **options,
+        tls=Tls(Path(tls["certificate"]), Path(tls["key"])) if tls else None,
+        prompts=Prompts(Path(prompts["folder"]), prompts["keep_days"], _masked) if prompts else None,
+    )
+    if workers > 1 and NUMBER not in os.environ:
+        command = [sys.executable, "-m", "faults.gateway", json.dumps(told)]
+        sys.exit(run_workers(command, workers, host="127.0.0.1", port=told["port"], settings=settings))
     run_gateway(
         told["url"],
         Path(told["artifacts"]),
         pepper=PEPPER,
         plans={name: Schedule.always(terms) for name, terms in PLANS.items()},
         port=told["port"],
-        settings=GatewaySettings(**options),
+        settings=settings,
         office_factory=None if bill is None else lambda store: Office(store, BillSettings.model_validate(bill)),
     )
+
+
+def _masked(text: str) -> str:
+    return mask(text)[0]
 
 
 BUGS = {
@@ -188,6 +211,7 @@ BUGS = {
     "budget-without-holds": forget_holds_in_budgets,
     "rates-in-memory": count_rates_in_memory,
     "own-clock": use_own_clock,
+    "forgotten-stream": forget_streams,
     "event-deduplicated-outside-the-transaction": deduplicate_events_outside,
 }
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from feilun.accounts.tariffs import Kind, Mode, Part, Tariff, Tier
 from feilun.errors import SettingError
 from feilun.store.artifacts import canonical
-from feilun.store.counts import METERS, MORE_METERS, NAME, Counts
+from feilun.store.counts import METERS, MORE_METERS, NAME, OF_WAYS, Counts
 
 __all__ = [
     "METERS",
@@ -29,6 +29,7 @@ __all__ = [
     "Mode",
     "Part",
     "Prorate",
+    "Rates",
     "Schedule",
     "Tariff",
     "Terms",
@@ -40,6 +41,18 @@ Prorate = Literal["changes", "all", "none"]
 WARN_PERCENT = (80, 100)
 
 
+class Rates(NamedTuple):
+    """The prices of a plan's meters: one for each unit, or a tariff; ``meters`` are all that have either.
+
+    ``apart`` are meters of ``OF_WAYS`` whose units are not charged as plain ones.
+    """
+
+    unit_nano: Mapping[str, int]
+    tariffs: Mapping[str, Tariff]
+    apart: frozenset[str]
+    meters: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Terms:
     """What one version of a plan costs. Amounts are nano-units of ``currency``; a meter that is not named costs 0.
@@ -48,8 +61,10 @@ class Terms:
     meter has tiers or packages, and counts from the first unit beyond ``included``. ``monthly_nano`` is the fee of a
     month, ``minimum_nano`` what a month costs at least; ``prorate`` says which parts of a month are charged a part of
     the fee: those between changes of plan or price ("changes"), these and the first and last month of a tenant
-    ("all"), or no part at all ("none"). ``quota``, ``warn_percent``, ``prepaid`` and ``requests_per_minute`` are limits
-    and no prices: they do not count for ``version``.
+    ("all"), or no part at all ("none"). ``quota``, ``warn_percent``, ``prepaid``, ``requests_per_minute``, ``share``
+    (of the engine, against others who ask at the same time), ``priority`` and ``cache_s`` are limits and no prices:
+    they do not count for ``version``. ``batch_percent`` and ``cached_percent`` are what answers of a batch and answers
+    that were kept cost of the plain price, where the plan states no price of theirs (``rates``).
 
     Raises:
         SettingError: a meter cannot have that name, has two prices, or a number is negative.
@@ -67,6 +82,11 @@ class Terms:
     warn_percent: tuple[int, ...] = WARN_PERCENT
     prepaid: bool = False
     requests_per_minute: int | None = None
+    share: int = 1
+    priority: int = 0
+    cache_s: int = 0  # how old an answer may be that is given again; 0: only to those who ask for it
+    batch_percent: int = 50
+    cached_percent: int = 100
 
     def __post_init__(self) -> None:
         for name in {*self.included, *self.unit_nano, *self.tariffs, *self.quota}:
@@ -75,6 +95,7 @@ class Terms:
             if name in self.tariffs and self.unit_nano.get(name):
                 raise SettingError(f"'{name}' has two prices", hint="leave out its price or its tiers")
         amounts = {"monthly": self.monthly_nano, "minimum": self.minimum_nano, "trial_days": self.trial_days}
+        amounts |= {"batch_percent": self.batch_percent, "cached_percent": self.cached_percent}
         for name, units in (
             *amounts.items(),
             *(n for m in (self.included, self.unit_nano, self.quota) for n in m.items()),
@@ -106,6 +127,8 @@ class Terms:
             body["tariffs"] = {meter: tariff.as_dict() for meter, tariff in self.tariffs.items()}
         more = {"minimum_nano": (self.minimum_nano, 0), "trial_days": (self.trial_days, 0)}
         body |= {name: value for name, (value, usual) in more.items() if value != usual}
+        more = {"batch_percent": (self.batch_percent, 50), "cached_percent": (self.cached_percent, 100)}
+        body |= {name: value for name, (value, usual) in more.items() if value != usual}
         if self.prorate != "changes":
             body["prorate"] = self.prorate
         return canonical(body).decode()
@@ -119,16 +142,50 @@ class Terms:
 
     @property
     def priced(self) -> tuple[str, ...]:
-        """The meters whose units can cost something, by name."""
+        """The meters that have a price of their own, by name."""
         return tuple(sorted({*self.unit_nano, *self.tariffs}))
 
-    def total(self, units: Counts) -> int:
+    @cached_property
+    def rates(self) -> Rates:
+        """Every price there is: those that are stated, and those of batches and kept answers that follow from them."""
+        unit, tariffs, apart = dict(self.unit_nano), dict(self.tariffs), []
+        for name, (way, meter) in OF_WAYS.items():
+            percent = self.batch_percent if way == "batch" else self.cached_percent
+            if name in self.priced:
+                apart.append(name)
+            elif percent != 100 and meter in self.priced:
+                apart.append(name)
+                if meter in self.tariffs:
+                    tariffs[name] = self.tariffs[meter].at_percent(percent)
+                elif self.unit_nano[meter] * percent % 100 == 0:
+                    unit[name] = self.unit_nano[meter] * percent // 100
+                else:
+                    tariffs[name] = Tariff("graduated", (Tier(None, self.unit_nano[meter] * percent, 100),))
+        return Rates(unit, tariffs, frozenset(apart), tuple(sorted({*unit, *tariffs})))
+
+    def charged(self, units: Mapping[str, int]) -> Mapping[str, int]:
+        """A month's units, each under the one meter whose price it has: those of a batch are no plain ones any more.
+
+        >>> plan = Terms("USD", unit_nano={"requests": 10})
+        >>> dict(plan.charged(Counts(3).plus(Counts(2).by_way("batch"))))
+        {'requests': 3, 'batch_requests': 2}
+        """
+        found = [name for name in self.rates.apart if units.get(name)]
+        if not found:
+            return units
+        left = dict(units)
+        for name in found:
+            plain = OF_WAYS[name][1]
+            left[plain] = left.get(plain, 0) - units[name]
+        return left
+
+    def total(self, units: Mapping[str, int]) -> int:
         """What a month's units cost, in nano-units, without fee and minimum."""
-        total = 0
-        for meter, nano in self.unit_nano.items():
-            total += nano * max(0, units[meter] - self.included.get(meter, 0))
-        for meter, tariff in self.tariffs.items():
-            total += tariff.total(units[meter] - self.included.get(meter, 0))
+        total, rates, left = 0, self.rates, self.charged(units)
+        for meter, nano in rates.unit_nano.items():
+            total += nano * max(0, left.get(meter, 0) - self.included.get(meter, 0))
+        for meter, tariff in rates.tariffs.items():
+            total += tariff.total(left.get(meter, 0) - self.included.get(meter, 0))
         return total
 
     def amount(self, before: Counts, after: Counts) -> int:
@@ -143,7 +200,7 @@ class Terms:
         return self.total(after) - self.total(before)
 
     def parts(self, meter: str, before: int, after: int) -> list[Part]:
-        """The same for one meter, by price: first what is included, then what is charged.
+        """The same for one meter, counted as ``charged`` does, by price: what is included, then what is charged.
 
         The ``exact_nano`` of a meter's parts sum to its share of ``amount``.
 
@@ -155,10 +212,10 @@ class Terms:
         within = min(after, free) - min(before, free)
         parts = [Part(0, within, 0, 1, 0, "included")] if within else []
         earlier, now = max(0, before - free), max(0, after - free)
-        if meter in self.tariffs:
-            parts += self.tariffs[meter].parts(earlier, now)
+        if meter in self.rates.tariffs:
+            parts += self.rates.tariffs[meter].parts(earlier, now)
         elif now != earlier:
-            nano = self.unit_nano.get(meter, 0)
+            nano = self.rates.unit_nano.get(meter, 0)
             parts.append(Part(0, now - earlier, nano, 1, (now - earlier) * nano, "unit"))
         return parts
 
@@ -170,8 +227,9 @@ class Terms:
         >>> Terms("USD", included={"requests": 10}, unit_nano={"requests": 800_000}).ceiling(Counts(requests=2))
         1600000
         """
-        simple = sum(nano * units[meter] for meter, nano in self.unit_nano.items())
-        return simple + sum(t.ceiling(units[meter], units.requests) for meter, t in self.tariffs.items())
+        rates, left = self.rates, self.charged(units)
+        simple = sum(nano * left.get(meter, 0) for meter, nano in rates.unit_nano.items())
+        return simple + sum(t.ceiling(left.get(meter, 0), units.requests) for meter, t in rates.tariffs.items())
 
     def most(self, used: Counts, held: Counts) -> int:
         """The most that open holds can cost after a month's ``used``, whichever of them are captured and which are not.

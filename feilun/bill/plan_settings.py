@@ -12,8 +12,10 @@ from feilun.accounts.terms import WARN_PERCENT, Prorate, Schedule, Tariff, Terms
 from feilun.bill.amounts import Coins, Moment, PerUnit, Price, UnitPrice, Units, microseconds
 from feilun.errors import SettingError, did_you_mean
 from feilun.pipeline.steps import Settings
+from feilun.store.counts import OF_WAYS
 
 TABLES = ("included", "overage", "tiers", "package", "quota")  # the settings that name meters
+PRIORITIES = {"low": -1, "normal": 0, "high": 1}
 Warn = Annotated[tuple[Annotated[int, Field(ge=1, le=100, strict=True)], ...], Field(max_length=10)]
 
 
@@ -79,8 +81,17 @@ class Pricing(Settings):
     prorate: Prorate = "changes"
     quota: dict[str, Units] = Field(default_factory=dict)  # hard limit for units of a month
     requests_per_minute: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None  # the most in any 60 seconds
+    share: Annotated[int, Field(ge=1, le=1_000, strict=True)] = 1  # of the engine, against who asks at the same time
+    priority: Literal["low", "normal", "high"] = "normal"  # a higher one goes first, and leaves lower ones a little
+    cache: Annotated[int, Field(ge=0, le=86_400, strict=True)] = (
+        0  # seconds: how old an answer may be that is given again
+    )
     warn: Warn = WARN_PERCENT  # percentages of budget and quota at which the tenant is told
     prepaid: bool = Field(default=False, strict=True)  # refuse what prepaid credit does not cover
+    batch_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = (
+        50  # what a batch's answers cost of the plain price
+    )
+    cached_percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100  # the same of answers that were kept
 
     @property
     def currencies(self) -> Iterator[str]:
@@ -157,6 +168,8 @@ class PlanSettings(Pricing):
         for i, version in enumerate(self.versions()):
             place = ("changes", i - 1, "included") if i else ("included",)
             priced = {*version.overage, *version.tiers, *version.package}
+            percent = {"batch": version.batch_percent, "cached": version.cached_percent}
+            priced |= {name for name, (way, meter) in OF_WAYS.items() if meter in priced and percent[way] != 100}
             for meter, units in version.included.items():
                 if units and meter not in priced:
                     yield Problem(
@@ -203,6 +216,11 @@ def _terms(plan: Pricing, currency: str) -> Terms:
         warn_percent=tuple(sorted(set(plan.warn))),
         prepaid=plan.prepaid,
         requests_per_minute=plan.requests_per_minute,
+        share=plan.share,
+        priority=PRIORITIES[plan.priority],
+        cache_s=plan.cache,
+        batch_percent=plan.batch_percent,
+        cached_percent=plan.cached_percent,
     )
 
 

@@ -12,7 +12,7 @@ that charges the request.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from feilun.store.periods import bounds, period_of
 from feilun.store.statements import Statement
 
 MINUTE = 60 * 10**6
+BATCH_LINES = "server:batch:"  # what the idempotency keys of a batch's lines begin with
 
 
 class Limits(Protocol):
@@ -52,6 +53,18 @@ class Limits(Protocol):
     def requests_per_minute(self) -> int | None:
         """The most requests that a tenant may begin in any 60 seconds."""
 
+    @property
+    def share(self) -> int:
+        """Of the engine, against the shares of others who ask at the same time."""
+
+    @property
+    def priority(self) -> int:
+        """Higher ones go first."""
+
+    @property
+    def cache_s(self) -> int:
+        """How many seconds old an answer may be that is given again to who does not say; 0: none is."""
+
     def amount(self, before: Counts, after: Counts) -> int:
         """What it costs, in nano-units, to go from the month's counts ``before`` to ``after``."""
 
@@ -72,6 +85,8 @@ class Wanted:
     held: Counts
     due_nano: int  # usage that no invoice covers yet
     now: int
+    month: Month  # of the tenant so far,
+    key_month: Month  # and of the key
 
     @property
     def open(self) -> Counts:
@@ -117,14 +132,13 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
     Raises:
         QuotaError: says which limit, when it begins anew, and what to do.
     """
-    if terms.requests_per_minute is not None:
+    if terms.requests_per_minute is not None and not wanted.units["batch_requests"]:  # a batch makes its own pace
         _check_rate(connection, wanted, terms.requests_per_minute)
     if budgets.key is not None or budgets.key_quota:
         _check_key(connection, wanted, terms, budgets)
     if budgets.tenant is None and not terms.quota and not terms.prepaid:
         return
-    period = period_of(wanted.now)
-    month = month_of(connection, wanted.tenant, period)
+    month = wanted.month
     then = month.units.plus(wanted.open)
     for meter, most in terms.quota.items():
         if wanted.units[meter] and then[meter] > most:
@@ -149,7 +163,7 @@ def check(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budget
 
 
 def _check_key(connection: Connection, wanted: Wanted, terms: Limits, budgets: Budgets) -> None:
-    month = month_of_key(connection, wanted.key, period_of(wanted.now))
+    month = wanted.key_month
     open_units = _held_by_key(connection, wanted).plus(wanted.units)
     hint = "it begins anew with the next calendar month (UTC); use another key, or have this one's limit raised"
     for meter, most in budgets.key_quota.items():
@@ -174,18 +188,22 @@ def warn(connection: Connection, step: Step, terms: Limits, budgets: Budgets, at
 
 def month_of(connection: Connection, tenant: str, period: str) -> Month:
     """A tenant's month so far."""
-    return _month(_MONTH.one(connection, owner=tenant, period=period))
+    return month_from(_MONTH.one(connection, owner=tenant, period=period) or _NONE)
 
 
 def month_of_key(connection: Connection, key: str, period: str) -> Month:
     """A key's month so far."""
-    return _month(_MONTH_OF_KEY.one(connection, owner=key, period=period))
+    return month_from(_MONTH_OF_KEY.one(connection, owner=key, period=period) or _NONE)
 
 
-def count(connection: Connection, step: Step, period: str) -> None:
-    """Write the month's new totals of the tenant and of the key; nobody else can, while the tenant's row is locked."""
-    for statement, owner, month in ((_COUNT, step.tenant, step.after), (_COUNT_KEY, step.key, step.key_after)):
-        statement.run(connection, owner=owner, period=period, spent=month.spent, **month.units.columns())
+def counted(step: Step, period: str) -> dict[str, Any]:
+    """The values of ``COUNT`` and ``COUNT_KEY``: the month's new totals of the tenant and of the key. Nobody else can
+    write them, while the tenant's row is locked."""
+    values: dict[str, Any] = {"month_tenant": step.tenant, "month_key": step.key, "month_period": period}
+    for name, month in (("tenant", step.after), ("key", step.key_after)):
+        values |= {f"{name}_{column}": value for column, value in month.units.columns().items()}
+        values[f"{name}_spent"] = month.spent
+    return values
 
 
 def credit_left(connection: Connection, tenant: str, currency: str, now: int) -> int:
@@ -196,7 +214,7 @@ def credit_left(connection: Connection, tenant: str, currency: str, now: int) ->
 
 def _check_rate(connection: Connection, wanted: Wanted, most: int) -> None:
     """Refuse where the ``most``-th newest request is younger than a minute: exact in any window, for all workers."""
-    row = _NTH_NEWEST.one(connection, tenant=wanted.tenant, before=most - 1)
+    row = _NTH_NEWEST.one(connection, tenant=wanted.tenant, before=most - 1, lines=f"{BATCH_LINES}%")
     if row is not None and wanted.now - row[0] < MINUTE:
         wait = -((wanted.now - row[0] - MINUTE) // 10**6)
         raise _refused(
@@ -229,8 +247,9 @@ def _tell(connection: Connection, notice: dict[str, Any]) -> None:
     outbox.put(connection, kind="webhook", id=identity, subject=notice["tenant"], payload=payload)
 
 
-def _month(row: tuple[Any, ...] | None) -> Month:
-    return Month(Counts(), 0) if row is None else Month(Counts.of(*row[:4]), int(row[4]))
+def month_from(row: Sequence[Any]) -> Month:
+    """From requests, inputs, tokens, more and spent_nano of a row of counters; all of them None where there is no row."""
+    return Month(Counts(), 0) if row[0] is None else Month(Counts.of(*row[:4]), int(row[4]))
 
 
 def _held_by_key(connection: Connection, wanted: Wanted) -> Counts:
@@ -252,15 +271,16 @@ def _seconds_left(now: int) -> int:
 
 _READ = "SELECT requests, inputs, tokens, more, spent_nano FROM {0} WHERE {1} = :owner AND period = :period"
 _WRITE = (
-    "INSERT INTO {0} ({1}, period, requests, inputs, tokens, more, spent_nano) "
-    "VALUES (:owner, :period, :requests, :inputs, :tokens, :more, :spent) ON CONFLICT ({1}, period) DO UPDATE SET "
+    "INSERT INTO {0} ({1}, period, requests, inputs, tokens, more, spent_nano) VALUES (:month_{1}, :month_period, "
+    ":{1}_requests, :{1}_inputs, :{1}_tokens, :{1}_more, :{1}_spent) ON CONFLICT ({1}, period) DO UPDATE SET "
     "requests = excluded.requests, inputs = excluded.inputs, tokens = excluded.tokens, more = excluded.more, "
     "spent_nano = excluded.spent_nano"
 )
 _MONTH = Statement(_READ.format("counters", "tenant"))
 _MONTH_OF_KEY = Statement(_READ.format("key_counters", "key"))
-_COUNT = Statement(_WRITE.format("counters", "tenant"))
-_COUNT_KEY = Statement(_WRITE.format("key_counters", "key"))
+COUNT = _WRITE.format("counters", "tenant")
+COUNT_KEY = _WRITE.format("key_counters", "key")
+_NONE = (None,)
 _HELD_BY_KEY = Statement(
     "SELECT held_inputs, held_tokens, held_more FROM requests WHERE state = 'held' AND tenant = :tenant AND key = :key"
 )
@@ -269,7 +289,8 @@ _NOTICE = Statement(
     "ON CONFLICT (tenant, subject, period, percent) DO NOTHING"
 )
 _NTH_NEWEST = Statement(
-    "SELECT created_at FROM requests WHERE tenant = :tenant ORDER BY created_at DESC LIMIT 1 OFFSET :before"
+    "SELECT created_at FROM requests WHERE tenant = :tenant AND idempotency_key NOT LIKE :lines "
+    "ORDER BY created_at DESC LIMIT 1 OFFSET :before"
 )
 _CREDIT = Statement(
     "SELECT SUM(grants.amount_nano) - COALESCE((SELECT SUM(used.amount_nano) FROM grant_uses AS used "
