@@ -30,11 +30,12 @@ def problem(file: Path) -> str | None:
     """What is wrong with an ONNX file, as the rest of a sentence; None where nothing is."""
     if file.stat().st_size > LIMIT:
         return f"is larger than {LIMIT:,} bytes"
-    body = memoryview(file.read_bytes())
+    whole = file.read_bytes()
+    body = memoryview(whole)
     try:
         if _GRAPH not in {number for number, _, _ in _fields(body)}:
             return "is not an ONNX model"
-        if b"location" in body.obj and _reaches_out(body, "model", 0):  # a tensor that lies elsewhere says so
+        if b"location" in whole and _reaches_out(body, "model", 0):  # a tensor that lies elsewhere says so
             return "has weights in other files; save it as one file"
     except ValueError:
         return "is not an ONNX model"

@@ -54,7 +54,7 @@ def ask(
         print_json([{**row, "answer": said} for row, said in zip(rows, answers, strict=True)])
         return
     for row, said in zip(rows, answers, strict=True):
-        say(escape(str(row.get("text", ""))[:100]))
+        say(escape(_short(row.get("text", row))[:100]))
         for key, value in said.items():
             say(escape(f"    {key:<8} {_short(value)}"))
 

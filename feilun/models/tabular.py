@@ -262,10 +262,11 @@ def load(folder: Path) -> Tabular:
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # a row is microseconds; threads would only spin
     options.log_severity_level = 4  # its messages may hold values
     place = folder / FILE
+    unreadable: tuple[type[Exception], ...] = (OSError, *_faults())
     try:
         with named(ENGINE):
             session = onnxruntime.InferenceSession(place.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except (OSError, *_faults()) as error:
+    except unreadable as error:
         hint = str(error).strip().splitlines()[-1][:200] if str(error).strip() else None
         raise ArtifactError("ONNX Runtime cannot load the model", where=str(place), hint=hint) from error
     declared = tokens.told(folder) if (folder / "config.json").exists() else {}

@@ -17,6 +17,7 @@ from feilun.serve.settings import GatewaySettings
 T = TypeVar("T")
 MOST_INPUTS = 256
 MOST_CHARACTERS = 20_000
+MOST_LONG = 400_000  # characters of a text that is written on, and may fill a long context
 MOST_NAME = 64  # characters of a caller's field name that a refusal repeats
 
 
@@ -27,18 +28,22 @@ def _clean(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=MOST_CHARACTERS), AfterValidator(_clean)]
+Long = Annotated[str, Field(max_length=MOST_LONG), AfterValidator(_clean)]
 Word = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_clean)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS)]
 _TEXT: TypeAdapter[str] = TypeAdapter(Text)
 
 
-def _listed(given: Any) -> Any:
+def listed(given: Any) -> Any:
     """One text as a list of one: what is wrong is said of what was sent, not of each form it might have had."""
     if isinstance(given, str):
         return [_TEXT.validate_python(given)]
     if not isinstance(given, list):
         raise PydanticCustomError("text_or_texts", "Input should be a string or a list of strings")
     return given
+
+
+Inputs = Annotated[Texts, BeforeValidator(listed, json_schema_input_type=Text | Texts)]
 
 
 def _learns(purposes: list[str]) -> list[str]:
@@ -56,18 +61,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Classify(Body):
-    """``POST /v1/classify``."""
-
-    model: Word = Field(description="a model's name, or name@ and the first digits of a release")
-    input: Annotated[Texts, BeforeValidator(_listed, json_schema_input_type=Text | Texts)]
-
-    @property
-    def texts(self) -> list[str]:
-        """The inputs, one or many, as a list."""
-        return self.input
-
-
 class Correction(Body):
     """``POST /v1/feedback``: the right label of one input of an answered request."""
 
@@ -80,7 +73,6 @@ class Correction(Body):
 
 
 Corrections = Annotated[list[Correction], Field(min_length=1, max_length=MOST_INPUTS)]
-CLASSIFY: TypeAdapter[Classify] = TypeAdapter(Classify)
 CORRECTION: TypeAdapter[Correction] = TypeAdapter(Correction)
 CORRECTIONS: TypeAdapter[list[Correction]] = TypeAdapter(Corrections)
 

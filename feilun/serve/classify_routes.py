@@ -12,8 +12,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feilun.serve import bodies
-from feilun.serve.answering import Answering, Computed
+from feilun.models.inference import Engine
+from feilun.serve import asking, bodies, questions
+from feilun.serve.answering import Answering, Computed, Work
 from feilun.serve.gateway import Gateway
 from feilun.serve.release import scores_of
 from feilun.serve.routing import body, charged, only, private
@@ -22,27 +23,37 @@ from feilun.store import ledger
 from feilun.store.counts import Counts
 
 ROUTE = "/v1/classify"
+AT_ONCE = 1_000  # characters, tokenised in a few tenths of a millisecond
+FORM = asking.Form("classification", ("classify", "multilabel", "pair"))  # all but the first are relayed
 
 
 def classify_routes(gateway: Gateway) -> APIRouter:
     """Labels of texts."""
     router = private(gateway, "classify")
 
-    @router.post(ROUTE, summary="Classify one or many inputs", openapi_extra=body(bodies.CLASSIFY))
+    @router.post(ROUTE, summary="Classify one or many inputs", openapi_extra=body(questions.PAIRS))
     async def classify(request: Request) -> Response:
         only(request)
         with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
             raw = await bodies.read(request, gateway.settings)
-            asked = bodies.parse(raw, bodies.CLASSIFY)
+            asked = bodies.parse(raw, questions.PAIRS)
 
-            async def begin(loaded: Loaded) -> Classifying:
-                loaded.must("classify")
-                rows = await asyncio.to_thread(loaded.engine.encode, asked.texts)
+            async def begin(loaded: Loaded) -> Work:
+                if loaded.task != "classify" or asked.other is not None:
+                    return await asking.relay(gateway.answering, loaded, asked, FORM)
+                rows = await encode(loaded.engine, asked.texts)
                 return Classifying(gateway.answering, loaded, asked.texts, rows)
 
             return await charged(gateway, request, raw, asked.model, begin)
 
     return router
+
+
+async def encode(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids: of much text in a thread, of little at once, for to hand it over and back takes longer than to do it."""
+    if sum(map(len, texts)) <= AT_ONCE:
+        return engine.encode(texts)
+    return await asyncio.to_thread(engine.encode, texts)
 
 
 @dataclass(frozen=True)

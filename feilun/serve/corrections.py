@@ -31,7 +31,10 @@ def record(connection: Connection, tenant: str, given: list[Correction], digest:
 
 def _record(connection: Connection, tenant: str, one: Correction, digest: Digest, place: int) -> dict[str, Any]:
     asked = _answered(connection, tenant, one, place)
-    results, digests = json.loads(asked.answer)["results"], json.loads(asked.inputs)
+    answer, digests = json.loads(asked.answer), json.loads(asked.inputs)
+    if answer.get("object") != "classification" or "task" in answer:  # relayed answers say their task
+        raise _wrong("only answers that are one label of one text can be corrected", place, "request")
+    results = answer["results"]
     if one.input >= len(results):
         raise _wrong("the request had fewer inputs", place, "input")
     if digest(tenant, one.text) != digests[one.input]:

@@ -12,10 +12,10 @@ import asyncio
 import importlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from feilun.models.inference import Engine
@@ -23,6 +23,9 @@ from feilun.serve.answering import Answering, Computed
 from feilun.serve.shelf import Loaded
 from feilun.store import ledger
 from feilun.store.counts import Counts
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Outputs = list[NDArray[np.float32]]
 Render = Callable[[list[dict[str, Any]], Counts, ledger.Charge], bytes]  # what was said, the units, the charge
@@ -33,13 +36,22 @@ class _AbandonedError(Exception):
     """The request was refused meanwhile."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Rows that a task wants outputs of, and where they go."""
+
+    rows: Sequence[Sequence[int]]
+    outputs: Future[Outputs]
+
+
 class _Relay:
     """An engine whose outputs come from the gateway's batches."""
 
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self.head, self.labels, self.context = engine.head, engine.labels, engine.context
         self.tokenizer, self.decided, self.encode = engine.tokenizer, engine.decided, engine.encode
-        self.wanted: asyncio.Queue[tuple[Sequence[Sequence[int]], Future[Outputs]]] = asyncio.Queue()
+        self.wanted: asyncio.Queue[Wanted] = asyncio.Queue()
+        self.closed = False
         self._loop = loop
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -48,9 +60,21 @@ class _Relay:
 
     def outputs(self, rows: Sequence[Sequence[int]]) -> Outputs:
         """As ``feilun.models.inference.Engine``."""
-        future: Future[Outputs] = Future()
-        self._loop.call_soon_threadsafe(self.wanted.put_nowait, (rows, future))
-        return future.result()
+        wanted = Wanted(rows, Future())
+        self._loop.call_soon_threadsafe(self._want, wanted)
+        return wanted.outputs.result()
+
+    def close(self) -> None:
+        """Nobody will answer any more."""
+        self.closed = True
+        while not self.wanted.empty():
+            self.wanted.get_nowait().outputs.set_exception(_AbandonedError())
+
+    def _want(self, wanted: Wanted) -> None:
+        if self.closed:
+            wanted.outputs.set_exception(_AbandonedError())
+        else:
+            self.wanted.put_nowait(wanted)
 
 
 class Relaying:
@@ -63,8 +87,9 @@ class Relaying:
         self._render = render
         self._relay = _Relay(loaded.engine, asyncio.get_running_loop())
         task = importlib.import_module(f"feilun.tasks.{loaded.task}")
-        self._said: Future[Any] = _THREADS.submit(task.answer, self._relay, frame)
-        self._open: tuple[Sequence[Sequence[int]], Future[Outputs]] | None = None
+        self._said = asyncio.wrap_future(_THREADS.submit(task.answer, self._relay, frame))
+        self._said.add_done_callback(lambda said: said.cancelled() or said.exception())  # it may be nobody's by then
+        self._open: Wanted | None = None
         self.units = Counts(1, frame.height)
 
     async def next_rows(self) -> bool:
@@ -73,41 +98,42 @@ class Relaying:
         Raises:
             FeilunError: what the task raised.
         """
-        said = asyncio.ensure_future(asyncio.wrap_future(self._said))
         wanted = asyncio.ensure_future(self._relay.wanted.get())
         try:
-            await asyncio.wait((said, wanted), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._said, wanted), return_when=asyncio.FIRST_COMPLETED)
+        finally:
             if wanted.done():
                 self._open = wanted.result()
-                return True
-            said.result()
-            return False
-        finally:
-            wanted.cancel()
+            else:
+                wanted.cancel()
+        if self._open is None:
+            self._said.result()
+        return self._open is not None
 
     async def compute(self) -> Computed:
         """Run the engine for whatever rows the task wants, in batches with whoever else waits."""
         spent = 0
         while self._open is not None:
-            rows, future = self._open
-            scored = await self._answering.batcher.run(self.loaded.engine, rows)
+            wanted = self._open
+            scored = await self._answering.batcher.run(self.loaded.engine, wanted.rows)
             spent += scored.compute_ns
             self._open = None
-            future.set_result(scored.outputs)
+            wanted.outputs.set_result(scored.outputs)
             await self.next_rows()
         said = self._said.result().said
         return Computed(self.units, spent, lambda charge: self._render(said, self.units, charge))
 
     def count(self) -> None:
         """Count the tokens of the rows that are wanted first; all that is charged."""
-        rows = self._open[0] if self._open else ()
+        rows = self._open.rows if self._open else ()
         self.units = self.units.plus(Counts(tokens=sum(map(len, rows))))
 
     def close(self) -> None:
         """Let the thread go, if it still waits."""
         if self._open is not None:
-            self._open[1].set_exception(_AbandonedError())
+            self._open.outputs.set_exception(_AbandonedError())
             self._open = None
+        self._relay.close()
 
 
 async def begin(answering: Answering, loaded: Loaded, frame: pl.DataFrame, render: Render) -> Relaying:
@@ -117,6 +143,10 @@ async def begin(answering: Answering, loaded: Loaded, frame: pl.DataFrame, rende
         FeilunError: the task cannot be asked that.
     """
     work = Relaying(answering, loaded, frame, render)
-    await work.next_rows()
+    try:
+        await work.next_rows()
+    except BaseException:
+        work.close()
+        raise
     work.count()
     return work

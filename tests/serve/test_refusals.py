@@ -12,7 +12,7 @@ from faults.house import HTTP, House, Running, ask
 from feilun.bill import invoices
 from feilun.bill.settings import BillSettings
 from feilun.errors import ConflictError
-from feilun.serve import bodies
+from feilun.serve import bodies, questions
 from feilun.serve.problems import RequestError
 
 CORRECTION = {"request": "r", "text": "bad plot", "label": "negative", "contributor": "ann", "consent": ["learn"]}
@@ -23,7 +23,7 @@ def bearer(house: House) -> dict[str, str]:
     return {"Authorization": f"Bearer {house.tokens['acme']}"}
 
 
-def refused(value: Any, shape: Any = bodies.CLASSIFY) -> RequestError:
+def refused(value: Any, shape: Any = questions.PAIRS) -> RequestError:
     with pytest.raises(RequestError) as caught:
         bodies.validate(value, shape)
     return caught.value
@@ -56,12 +56,12 @@ def test_an_empty_input_is_refused_plainly_over_http(house: House, running: Runn
 
 def test_one_text_and_many_are_both_lists_within() -> None:
     for given in ("good", ["good"]):
-        assert bodies.validate({"model": "reviews", "input": given}, bodies.CLASSIFY).texts == ["good"]
+        assert bodies.validate({"model": "reviews", "input": given}, questions.PAIRS).texts == ["good"]
 
 
 def test_the_document_says_a_string_or_a_list_of_them() -> None:
     many = {"items": TEXT, "maxItems": bodies.MOST_INPUTS, "minItems": 1, "type": "array"}
-    assert bodies.CLASSIFY.json_schema()["properties"]["input"]["anyOf"] == [TEXT, many]
+    assert questions.PAIRS.json_schema()["properties"]["input"]["anyOf"] == [TEXT, many]
 
 
 @pytest.mark.parametrize("given", [True, "learn", [], ["sell"], ["learn", "learn"], ["share"], None])

@@ -57,7 +57,7 @@ def test_a_model_that_no_engine_runs_is_not_released(house: House, tmp_path: Pat
     assert "compress it first" in str(refused.value)
 
 
-@pytest.mark.parametrize(("task", "said"), [("tag", "does not answer the task 'tag'"), (None, "not tuned")])
+@pytest.mark.parametrize(("task", "said"), [("sing", "does not answer the task 'sing'"), (None, "not tuned")])
 def test_a_model_of_a_task_that_the_gateway_cannot_answer_is_not_released(
     house: House, tmp_path: Path, task: str | None, said: str
 ) -> None:
