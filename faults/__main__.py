@@ -24,7 +24,8 @@ import faults.limits
 import faults.outages
 import faults.payments
 import faults.repeats
-import faults.storage  # noqa: F401
+import faults.storage
+import faults.workers  # noqa: F401
 from faults import postgres
 from faults.counting import CASES, DATABASES, Case, Setup, result
 from faults.nursery import ROOT, Nursery
@@ -58,7 +59,8 @@ def main() -> int:
 def _run(one: Case, setup: Setup, out: Path) -> dict[str, Any]:
     begun = time.monotonic()
     done = result(one, setup, one.run(setup), time.monotonic() - begun)
-    (out / f"{one.number:02d}-{setup.database}.json").write_text(json.dumps(done, indent=1) + "\n")
+    name = one.run.__name__.replace("_", "-")  # a number can have several cases
+    (out / f"{one.number:02d}-{name}-{setup.database}.json").write_text(json.dumps(done, indent=1) + "\n")
     said = f"{done['survived']} of {done['tried']}" if done["tried"] else "not tried"
     print(f"case {one.number:2d} {setup.database:10s} {said}, {done['seconds']} s", file=sys.stderr, flush=True)
     return done

@@ -24,6 +24,7 @@ from faults.house import WORDS, House, Running, ask
 from faults.load import broken_invariants
 from faults.repeats import entries
 from faults.shim import Shim, compiler
+from faults.workers import crew
 from feilun.bill.verify import verify
 
 FOR_TEN = 10 * 10**9  # of the plan "tens": one unit of money a request
@@ -45,7 +46,9 @@ def _ten_of(house: House, name: str, replies: list[Any]) -> list[str]:
     return broken + ([] if all(int(r.headers.get("retry-after", 0)) > 0 for r in told) else ["429 without Retry-After"])
 
 
-@case(22, "100 at once against a budget for 10, four gateways, a key that they see for the first time: exactly 10")
+@case(
+    22, "100 at once against a budget for 10, four gateways or four workers, a key seen for the first time: exactly 10"
+)
 def budgets(setup: Setup) -> Count:
     """A new tenant and key each time; the planted bug looks at what was spent, and not at what is held."""
     count = Count()
@@ -58,6 +61,11 @@ def budgets(setup: Setup) -> Count:
             answers += [r.json() | {"key": str(n)} for n, r in enumerate(replies) if r.status_code == 200]
             count.trial(_ten_of(house, name, replies))
         count.trial(broken_invariants(house.database, [a | {"key": a["id"]} for a in answers]))
+    with setup.house() as house, crew(house) as running:
+        for number in range(setup.times(20, 3)):
+            name = f"ten-{number}"
+            token = house.tenant(name, plan="tens", budget_nano=FOR_TEN)
+            count.trial(_ten_of(house, name, hundred(Fleet(house, running=[running]), token)))
     bug = "budget-without-holds"
     with setup.house() as house, fleet(house, 4, planted=bug) as gateways:
         token = house.tenant("ten", plan="tens", budget_nano=FOR_TEN)
@@ -65,7 +73,7 @@ def budgets(setup: Setup) -> Count:
     return count
 
 
-@case(23, "rate limit N, 10 N at once, two gateways: at most N in any window")
+@case(23, "rate limit N, 10 N at once, two gateways or four workers: at most N in any window")
 def rates(setup: Setup) -> Count:
     """Ten a minute: a hundred at once, then again half a minute and a whole minute later by the shim's clock."""
     if compiler() is None:
@@ -78,6 +86,10 @@ def rates(setup: Setup) -> Count:
                 for number in range(setup.times(10, 2)):
                     count.trial(_windows(house, gateways, shim, f"minute-{number}"), 3)
                 count.trial([str(problem) for problem in verify(house.database).problems])
+            with inside.house() as house, crew(house) as running:
+                for number in range(setup.times(10, 2)):
+                    gateways = Fleet(house, running=[running])
+                    count.trial(_windows(house, gateways, shim, f"minute-{number}"), 3)
             bug = "rates-in-memory"
             with inside.house() as house, fleet(house, 2, planted=bug) as gateways:
                 count.controls[bug] = bool(_windows(house, gateways, shim, "minute"))

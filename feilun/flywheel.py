@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -38,6 +39,8 @@ from feilun.pipeline.execute import Inputs, Observer, Outcome, follows, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
 from feilun.pipeline.steps import STEPS, Settings
 from feilun.relearn.settings import RelearnSettings
+from feilun.serve.prompts import FOLDER as PROMPTS
+from feilun.serve.prompts import Prompts, PromptSettings
 from feilun.store import consents, deployment, ledger, periods, releases, runs, tables
 from feilun.store import products as selling
 from feilun.store.artifacts import Artifact, ArtifactStore
@@ -60,10 +63,12 @@ if TYPE_CHECKING:
     from feilun.bill.trace import ContributorTrace, LineTrace
     from feilun.bill.verify import Verification
     from feilun.serve.background import Background
+    from feilun.serve.listening import Tls
+    from feilun.store.jobs import Job
     from feilun.trials.subject import Subject
 
 STAGES = ("prepare", "finetune", "evaluate", "compress", "serve", "bill", "feedback", "relearn")
-OTHERS: dict[str, type[Settings]] = {"bill": BillSettings, "relearn.*": RelearnSettings}
+OTHERS: dict[str, type[Settings]] = {"bill": BillSettings, "prompts": PromptSettings, "relearn.*": RelearnSettings}
 LINE = re.compile(r"[A-Z]+-\d+/\d+")
 
 
@@ -231,6 +236,7 @@ class Flywheel:
             rows: what the task reads: ``text``, and ``other`` or ``candidates`` where it reads those (a model of
                 vectors puts candidates in order, if there are any). Of a model that writes, ``messages``, or ``text``
                 for what a user says.
+                Of a model of named columns, these.
 
         Raises:
             DataError: a row lacks what the task reads, or has it in another form; the message names the row.
@@ -239,6 +245,10 @@ class Flywheel:
         from feilun.tasks.task import ReadsMore
 
         model = self._named_model(name, served=served, observe=observe)
+        if model.facts.get("format") == "onnx":
+            from feilun.models import tabular
+
+            return tabular.load(model.path).ask(rows)
         task = tasks.of(model)
         reads, may = task.READS, task.MAY_READ if isinstance(task, ReadsMore) else ()
         if reads == ("messages",):
@@ -255,7 +265,7 @@ class Flywheel:
             found = self._released(name)
         if isinstance(found, Release):
             found = next(a for a in map(self.store.get, found.parents) if isinstance(a, Model))
-            while not served and found.facts.get("format") != "safetensors":
+            while not served and found.facts.get("format") not in ("safetensors", "onnx"):
                 found = next(a for a in map(self.store.get, found.parents) if isinstance(a, Model))
         if not isinstance(found, Model):
             raise ProjectError(f"'{name}' is a {found.kind}, no model", hint="name a section of finetune or compress")
@@ -405,14 +415,29 @@ class Flywheel:
         return found
 
     def serve(
-        self, *, host: str = "127.0.0.1", port: int = 8765, hosts: Sequence[str] = (), threads: int | None = None
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        hosts: Sequence[str] = (),
+        threads: int | None = None,
+        leave_s: float = 0.0,
+        tls: Tls | None = None,
     ) -> None:
-        """Answer over HTTP until SIGTERM or Ctrl-C. ``hosts`` are further names that a Host header may have."""
+        """Answer over HTTP until SIGTERM or Ctrl-C.
+
+        Args:
+            hosts: further names that a Host header may have.
+            threads: of the engine; all cores by default.
+            leave_s: after SIGTERM, how long new requests are answered while readiness is red already.
+            tls: answer by HTTPS.
+        """
         from feilun.serve.run import run_gateway
         from feilun.serve.settings import GatewaySettings
 
         meters = tuple(self.bill_settings.meters_reported_by("events"))
-        settings = GatewaySettings(threads=threads or os.cpu_count() or 1, meters=meters)
+        settings = GatewaySettings(threads=threads or os.cpu_count() or 1, meters=meters, leave_s=leave_s)
+        settings = replace(settings, tls=tls, prompts=self._prompts())
         settings = replace(settings, hosts=(*settings.hosts, *hosts))
         self._announce_prices()
         run_gateway(
@@ -425,6 +450,28 @@ class Flywheel:
             settings=settings,
             office_factory=self.office,
         )
+
+    def _prompts(self) -> Prompts | None:
+        """Where inputs are written down; None unless the project has the section ``[prompts]``."""
+        settings = self.project.others.get("prompts")
+        if not isinstance(settings, PromptSettings):
+            return None
+        from feilun.bill.masking import mask
+
+        return Prompts(self.deployment.home / PROMPTS, settings.keep_days, lambda text: mask(text)[0])
+
+    def work(
+        self, *, stop: threading.Event | None = None, once: bool = False, observe: Observer | None = None
+    ) -> Iterator[Job]:
+        """Do tenants' fine-tuning jobs, yielding each that ended, until ``stop`` is set.
+
+        Args:
+            stop: set it to end; the job that is being done is put back, to go on where it stopped.
+            once: end where there is none to do now.
+        """
+        from feilun import tuning
+
+        yield from tuning.forever(self.project, self.store, stop or threading.Event(), once=once, observe=observe)
 
     def office(self, store: ArtifactStore | None = None) -> Office:
         """Billing as a running gateway needs it; ``store`` is the gateway's own connection, this one's by default."""

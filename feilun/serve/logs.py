@@ -10,7 +10,7 @@ import traceback
 from types import TracebackType
 
 FIELDS = {"request", "tenant", "route", "status", "ms", "inputs", "tokens", "release", "model", "code", "reason"}
-FIELDS |= {"frames", "kind"}
+FIELDS |= {"frames", "kind", "worker"}
 logger = logging.getLogger("feilun.serve")
 
 

@@ -48,7 +48,7 @@ def answer(error: FeilunError) -> Response:
         headers["Retry-After"] = str(retry_after)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 413:
+    if status in (408, 413):
         headers["Connection"] = "close"  # what is left of the body is not read
     return shaped(status, error.as_dict(), headers)
 
@@ -61,7 +61,7 @@ def unexpected() -> Response:
 def shaped(status: int, said: Mapping[str, str | None], headers: Mapping[str, str] | None = None) -> Response:
     """OpenAI's error shape, with our ``where`` and ``hint`` beside it."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    if said["code"] == "rate-limited":
+    if said["code"] in ("rate-limited", "too-many-at-once"):
         kind = "rate_limit_error"
     error = {"message": said["message"], "type": kind, "param": said["where"], "code": said["code"]}
     body = json.dumps({"error": error | {"where": said["where"], "hint": said["hint"]}}, ensure_ascii=True)
