@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from feilun.errors import SettingError, UnavailableError
+from feilun.errors import FeilunError, SettingError, UnavailableError
 from feilun.store.statements import RELEASE, ROLLBACK, SAVEPOINT, Statement
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ RETRY_S = 20.0  # how long a group that certainly changed nothing is tried again
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 _UNSYNCED = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 _AT_END = "feilun_at_end"  # where a connection keeps what is written just before its commit
+_MET = "feilun_met"  # and what its transaction has locked or written already, by whatever name
 _LOST_A_RACE = ("40001", "40P01", "55P03")  # PostgreSQL: serialisation failure, deadlock, lock not available
 _POSTGRES = "-c synchronous_commit=on -c timezone=UTC -c lock_timeout=10s -c statement_timeout=60s"
 
@@ -45,7 +46,12 @@ class _Waiting(Generic[T]):
 
     job: Job[T]
     order: str
+    clean: bool
     future: Future[T] = field(default_factory=Future)
+
+
+class _AgainError(Exception):
+    """A job without a savepoint of its own ended otherwise than it promised."""
 
 
 class Database:
@@ -103,15 +109,15 @@ class Database:
     def alone(self) -> Iterator[Connection]:
         """A writing transaction in the caller's own thread, for migrations; ``write`` is for all else."""
         with self._writing.begin() as connection:
-            connection.info[_AT_END] = []
+            _begin(connection)
             yield connection
             _finish(connection)
 
-    def write(self, job: Job[T], *, order: str = "") -> T:
+    def write(self, job: Job[T], *, order: str = "", clean: bool = False) -> T:
         """Run ``job`` in a transaction and return its result once that is durable. See ``submit``."""
-        return self.submit(job, order=order).result()
+        return self.submit(job, order=order, clean=clean).result()
 
-    def submit(self, job: Job[T], *, order: str = "") -> Future[T]:
+    def submit(self, job: Job[T], *, order: str = "", clean: bool = False) -> Future[T]:
         """Queue ``job`` for the writer thread; the future resolves after the commit.
 
         A job that raises is rolled back alone; the others of its group are committed. A job may run more than once
@@ -120,11 +126,13 @@ class Database:
         Args:
             order: what the job locks, a tenant say. A group runs in this order, so that two processes whose groups
                 lock the same rows do not wait for each other in a circle.
+            clean: the job refuses (``FeilunError``) before it writes anything or not at all; so it needs no savepoint
+                of its own. Where it fails otherwise all the same, its group is run again with them.
 
         Raises:
             UnavailableError: (from the future) the commit failed, or nobody knows whether it did not: read again.
         """
-        waiting = _Waiting(job, order)
+        waiting = _Waiting(job, order, clean)
         with self._lock:
             if self._closed:
                 raise UnavailableError("the database is closed")
@@ -188,9 +196,13 @@ def _commit(engine: Engine, group: list[_Waiting[Any]]) -> Exception | None:
     """
     deadline = time.monotonic() + RETRY_S
     pause = 0.005
+    careful = False
     while True:
         try:
-            results = _attempt(engine, group)
+            results = _attempt(engine, group, careful)
+        except _AgainError:
+            careful = True
+            continue
         except SQLAlchemyError as error:
             if _changed_nothing(error) and time.monotonic() < deadline:
                 time.sleep(pause)
@@ -207,24 +219,41 @@ def _commit(engine: Engine, group: list[_Waiting[Any]]) -> Exception | None:
         return None
 
 
-def _attempt(engine: Engine, group: list[_Waiting[Any]]) -> list[tuple[Any, Exception | None]]:
+def _attempt(engine: Engine, group: list[_Waiting[Any]], careful: bool) -> list[tuple[Any, Exception | None]]:
     results: list[tuple[Any, Exception | None]] = []
     with engine.begin() as connection:
-        ending = connection.info[_AT_END] = []
+        _begin(connection)
         for waiting in group:
-            SAVEPOINT.run(connection)
-            before = len(ending)
+            if careful or not waiting.clean:
+                results.append(_alone(connection, waiting.job))
+                continue
             try:
                 results.append((waiting.job(connection), None))
             except OperationalError:
                 raise  # the database itself: nothing of this group is certain
-            except Exception as error:  # noqa: BLE001 - handed to the caller, whose job it was
+            except FeilunError as error:
                 results.append((None, error))
-                ROLLBACK.run(connection)
-                del ending[before:]
-            RELEASE.run(connection)
+            except Exception as error:
+                raise _AgainError from error
         _finish(connection)
     return results
+
+
+def _alone(connection: Connection, job: Job[T]) -> tuple[T | None, Exception | None]:
+    """What became of a job in a savepoint of its own."""
+    SAVEPOINT.run(connection)
+    before = len(connection.info[_AT_END])
+    try:
+        result: tuple[T | None, Exception | None] = (job(connection), None)
+    except OperationalError:
+        raise  # as above
+    except Exception as error:  # noqa: BLE001 - handed to the caller, whose job it was
+        result = (None, error)
+        ROLLBACK.run(connection)
+        del connection.info[_AT_END][before:]
+        connection.info[_MET].clear()  # what it locked or wrote since its savepoint is gone
+    RELEASE.run(connection)
+    return result
 
 
 def at_end(connection: Connection, write: Callable[[Connection, list[Any]], None], rows: list[Any]) -> None:
@@ -233,6 +262,20 @@ def at_end(connection: Connection, write: Callable[[Connection, list[Any]], None
     For locks that every transaction must take last. What a job that is rolled back left is forgotten with it.
     """
     connection.info[_AT_END].extend((write, row) for row in rows)
+
+
+def is_new(connection: Connection, what: str) -> bool:
+    """Whether the transaction meets ``what`` for the first time: a lock that it takes, a row that is there then."""
+    met: set[str] = connection.info[_MET]
+    if what in met:
+        return False
+    met.add(what)
+    return True
+
+
+def _begin(connection: Connection) -> None:
+    connection.info[_AT_END] = []
+    connection.info[_MET] = set()
 
 
 def _finish(connection: Connection) -> None:
@@ -281,8 +324,7 @@ def _short(error: Exception | None) -> str:
 
 
 _PROBE = Statement("UPDATE migrations SET at = at")
-_NOW_SQLITE = Statement("SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000")
-_NOW_POSTGRESQL = Statement("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
+_NOW = Statement("SELECT NOW_US")
 
 
 def probe(connection: Connection) -> None:
@@ -292,7 +334,7 @@ def probe(connection: Connection) -> None:
 
 def now_us(connection: Connection) -> int:
     """Microseconds since 1970, UTC, by the database's clock (SQLite's has milliseconds)."""
-    row = (_NOW_SQLITE if connection.dialect.name == "sqlite" else _NOW_POSTGRESQL).one(connection)
+    row = _NOW.one(connection)
     assert row is not None
     return int(row[0])
 
@@ -308,9 +350,11 @@ def _engine(url: str) -> Engine:
         rest = url.split("://", 1)[1]
         options = {"connect_timeout": 5, "options": _POSTGRES, "tcp_user_timeout": 10_000}
         options |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}  # a link that went silent
-        return create_engine(
+        engine = create_engine(
             f"postgresql+psycopg://{rest}", pool_pre_ping=True, pool_timeout=10, pool_size=10, connect_args=options
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     raise SettingError(
         f"the database '{url.split(':', 1)[0]}' is not supported",
         where="FEILUN_DATABASE_URL",
@@ -329,6 +373,13 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # savepoint would take back need not be on disk (decision 0009).
     connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
     connection.execute("PRAGMA temp_store = MEMORY")
+
+
+def _prepare_postgresql(connection: Any, _: object) -> None:
+    """Whole numbers are sent as bigint, not as the smallest type for each: a statement has one plan, not many."""
+    from psycopg.types.numeric import Int8Dumper
+
+    connection.adapters.register_dumper(int, Int8Dumper)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -248,7 +248,7 @@ def _tell(connection: Connection, notice: dict[str, Any]) -> None:
 
 
 def month_from(row: Sequence[Any]) -> Month:
-    """From requests, inputs, tokens, more and spent_nano of a row of counters; all of them None where there is no row."""
+    """From requests, inputs, tokens, more and spent_nano of a row of counters; all None where there is no row."""
     return Month(Counts(), 0) if row[0] is None else Month(Counts.of(*row[:4]), int(row[4]))
 
 
