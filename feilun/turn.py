@@ -20,7 +20,7 @@ from feilun.feedback.settings import FeedbackSettings
 from feilun.pipeline.execute import Inputs, Observer, Outcome, run_step
 from feilun.pipeline.kinds import Dataset, Model, Release, Report
 from feilun.pipeline.project import Project
-from feilun.pipeline.steps import STEPS, Settings
+from feilun.pipeline.steps import STEPS, Settings, Watch
 from feilun.relearn.decision import Cohort, Decision, OldDomain, Stakes, decide, inputs_per_day
 from feilun.relearn.settings import MixSettings, RelearnSettings
 from feilun.relearn.step import unlearned
@@ -53,21 +53,38 @@ class Turn:
         return asdict(self)
 
 
-class _Bench:
-    """Runs the steps of one turn and remembers what each cost."""
+class Bench:
+    """Runs the steps of one turn, or of a job, and remembers what each cost.
 
-    def __init__(self, project: Project, store: ArtifactStore, name: str, observe: Observer | None) -> None:
+    Args:
+        called: what the runs are recorded under.
+        watch: sees all that a step records, and may raise ``Stopped``.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        store: ArtifactStore,
+        name: str,
+        observe: Observer | None,
+        *,
+        called: str = "",
+        watch: Watch | None = None,
+    ) -> None:
         self.project = project
         self.store = store
         self.name = name
         self.observe = observe
+        self.called = called or f"relearn.{name}"
+        self.watch = watch
         self.outcomes: list[Outcome] = []
 
     def run(self, verb: str, kind: type[A], settings: Settings, **inputs: Any) -> A:
         """Run one step and return its artefact."""
         given: Inputs = inputs
-        name = f"relearn.{self.name}/{verb}"
-        outcome = run_step(self.store, STEPS[verb], settings, given, name=name, observe=self.observe)
+        name = f"{self.called}/{verb}"
+        watching: dict[str, Any] = {"observe": self.observe, "watch": self.watch}
+        outcome = run_step(self.store, STEPS[verb], settings, given, name=name, **watching)
         self.outcomes.append(outcome)
         if not isinstance(outcome.artifact, kind):
             raise StepError(f"{verb} made a {outcome.artifact.kind}, not a {kind.kind}", where=name)
@@ -105,7 +122,7 @@ def turn(
     settings = project.others.get(f"relearn.{name}")
     if not isinstance(settings, RelearnSettings):
         raise ProjectError(f"the project does not say how '{name}' learns", hint=f"add a section [relearn.{name}]")
-    bench = _Bench(project, store, name, observe)
+    bench = Bench(project, store, name, observe)
     pointer = releases.pointer(store.database, name)
     champion = _get(store, pointer.release, Release)
     try:
@@ -148,10 +165,10 @@ class _Learned:
     after: Report
 
 
-def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Learned:
+def _learn(bench: Bench, settings: RelearnSettings, champion: Release) -> _Learned:
     """Feedback to a compressed, evaluated candidate, from the champion's weights."""
     store = bench.store
-    served = _parent(store, champion, Model)
+    served = parent(store, champion, Model)
     if served.facts.get("task") != TASK:
         raise StepError(
             f"the model that is served does not {TASK}: its task is '{served.facts.get('task')}'",
@@ -159,8 +176,8 @@ def _learn(bench: _Bench, settings: RelearnSettings, champion: Release) -> _Lear
             hint="corrections are one label for a text: finetune again with new rows instead",
             code="task",
         )
-    tuned = _nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
-    old = _nearest(store, tuned, Dataset, lambda d: True)
+    tuned = nearest(store, served, Model, lambda m: m.facts["format"] == "safetensors")
+    old = nearest(store, tuned, Dataset, lambda d: True)
     fresh = _freeze(bench, settings)
     _check_enough(fresh, old, settings, bench.name)
     mixed = bench.run("mix", Dataset, MixSettings(replay=settings.replay, seed=settings.seed), feedback=fresh, old=old)
@@ -196,7 +213,7 @@ def _weigh(store: ArtifactStore, settings: RelearnSettings, learned: _Learned, c
     return decide(_cohorts(store, learned), _old_domains(learned), stakes, gates=gates, seed=settings.seed)
 
 
-def _freeze(bench: _Bench, settings: RelearnSettings) -> Dataset:
+def _freeze(bench: Bench, settings: RelearnSettings) -> Dataset:
     """Feedback up to now, as a dataset."""
     name = bench.name
     served = releases.history(bench.store.database, name)
@@ -332,11 +349,12 @@ def _get(store: ArtifactStore, digest: str, kind: type[A]) -> A:
     return artifact
 
 
-def _parent(store: ArtifactStore, child: Artifact, kind: type[A]) -> A:
+def parent(store: ArtifactStore, child: Artifact, kind: type[A]) -> A:
+    """What an artefact was made from, of a kind."""
     return next(a for a in map(store.get, child.parents) if isinstance(a, kind))
 
 
-def _nearest(store: ArtifactStore, start: Artifact, kind: type[A], fits: Any) -> A:
+def nearest(store: ArtifactStore, start: Artifact, kind: type[A], fits: Any) -> A:
     """The nearest ancestor of a kind, ``start`` included."""
     with store.database.read() as connection:
         links: Sequence[lineage.Link] = lineage.ancestors(connection, start.digest)

@@ -7,8 +7,9 @@ import hmac
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 
 from feilun.accounts.keys import digest, read_token
 from feilun.errors import AccessError
@@ -83,17 +84,37 @@ def _token(header: str | None) -> str:
     return token.strip()
 
 
+def of_key(database: Database, public_id: str) -> Caller:
+    """The caller in whose name something is done later, by the public id of the key that asked for it.
+
+    Raises:
+        AccessError: 401, the key is not valid any more.
+    """
+    return _valid(*_row(database, public_id))
+
+
 def _look_up(database: Database, stamp: bytes, read: tuple[str, str] | None) -> Caller:
     if read is None:
         raise _refused()
     mode, public_id = read
+    row, now = _row(database, public_id)
+    same = hmac.compare_digest(stamp, row.hmac if row is not None else _DUMMY)
+    if row is None or not same or row.mode != mode:
+        raise _refused()
+    return _valid(row, now)
+
+
+def _row(database: Database, public_id: str) -> tuple[Row[Any] | None, int]:
+    """The key's row with its tenant's plan, and the time."""
     keys, tenants = tables.keys, tables.tenants
     query = select(keys, tenants.c.plan, tenants.c.active).join(tenants, tenants.c.id == keys.c.tenant)
     with database.read() as connection:
         row = connection.execute(query.where(keys.c.public_id == public_id)).one_or_none()
-        now = now_us(connection)
-    same = hmac.compare_digest(stamp, row.hmac if row is not None else _DUMMY)
-    if row is None or not same or row.mode != mode or not row.active:
+        return row, now_us(connection)
+
+
+def _valid(row: Row[Any] | None, now: int) -> Caller:
+    if row is None or not row.active:
         raise _refused()
     if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         raise _refused()

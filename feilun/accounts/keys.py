@@ -25,8 +25,9 @@ from feilun.store.artifacts import canonical
 from feilun.store.counts import NAME
 from feilun.store.database import Database, now_us
 
-SCOPES = ("classify", "feedback", "usage", "products", "metrics", "events", "admin")
-USUAL = ("classify", "feedback", "usage")  # metrics, events and admin reach over all tenants: for who runs the service
+SCOPES = ("classify", "generate", "files", "feedback", "usage", "products", "metrics", "events", "admin")
+# metrics, events and admin reach over all tenants: for who runs the service
+USUAL = ("classify", "generate", "feedback", "usage")
 MODES = ("live", "test")
 _FORM = re.compile(r"(feilun_(live|test)_([0-9a-f]{16})_[0-9a-f]{64})_([0-9a-f]{8})")
 LONGEST = 128  # of anything that could be a token

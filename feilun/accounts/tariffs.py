@@ -8,7 +8,7 @@ a price is for several units, each tier's cost is divided once, half to even, to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
@@ -129,6 +129,16 @@ class Tariff:
         rounding = 0 if all(tier.exact for tier in self.tiers) else pieces + len(self.tiers) - 1
         highest = units * rate + jumps
         return highest.numerator // highest.denominator + rounding
+
+    def at_percent(self, percent: int) -> Tariff:
+        """The same tiers at ``percent`` of their prices; a package's and a flat price are rounded, half to even."""
+        if self.mode == "package":
+            return Tariff("package", (replace(self.tiers[0], nano=half_even(self.tiers[0].nano * percent, 100)),))
+        tiers = (
+            replace(t, nano=t.nano * percent, per=t.per * 100, flat_nano=half_even(t.flat_nano * percent, 100))
+            for t in self.tiers
+        )
+        return Tariff(self.mode, tuple(tiers))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which ``from_dict`` makes the same tariff."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from feilun.accounts.terms import METERS, Kind
+from feilun.store.counts import OF_WAYS
 from feilun.store.periods import bounds
 
 
@@ -40,6 +42,12 @@ def units_sql(meter: str, dialect: str) -> str:
     if dialect == "sqlite":
         return f"COALESCE(json_extract(more, '$.{name}'), 0)"
     return f"COALESCE(CAST(CAST(more AS json) ->> '{name}' AS BIGINT), 0)"
+
+
+def charged_sql(meter: str, apart: Collection[str], dialect: str) -> str:
+    """The same without those units that are charged under a meter of ``apart``: a batch's, those of kept answers."""
+    special = sorted(name for name in apart if OF_WAYS[name][1] == meter)
+    return " - ".join(units_sql(name, dialect) for name in (meter, *special))
 
 
 def usage_query(rows: Rows, release: str, version: str, units: str, counted: tuple[Kind, Span]) -> str:

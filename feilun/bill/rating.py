@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from feilun.accounts.terms import METERS, MORE_METERS, Counts, Kind, Part, Tariff, Terms
-from feilun.bill.queries import Rows, Span, units_sql, usage_query
+from feilun.bill.queries import Rows, Span, charged_sql, usage_query
 from feilun.bill.wording import worded
 from feilun.store.money import round_to_minor
 from feilun.store.periods import bounds, period_of
@@ -128,7 +128,7 @@ def span_of(terms: Terms, meter: str, part: Part) -> Span:
     free = terms.included.get(meter, 0)
     if part.kind == "included":
         return Span(free, 0, free)
-    tariff = terms.tariffs.get(meter)
+    tariff = terms.rates.tariffs.get(meter)
     if tariff is None or tariff.mode == "package":
         return Span(free, free, None)
     low = (tariff.tiers[part.tier - 1].up_to or 0) if part.tier else 0
@@ -143,7 +143,7 @@ def part_line(terms: Terms, meter: str, part: Part, line: Line) -> Line:
         words["rate"] = part.kind
     if part.per != 1:
         words["per"] = part.per
-    tariff = terms.tariffs.get(meter)
+    tariff = terms.rates.tariffs.get(meter)
     if part.kind != "included" and tariff is not None and len(tariff.tiers) > 1:
         span = span_of(terms, meter, part)
         words |= {"tier": part.tier + 1, "above": span.above}
@@ -174,15 +174,21 @@ class _Group:
     begun: dict[str, int]  # the month's units where the present run of consecutive rows began
     sums: Sums = field(default_factory=Sums)
     rows: int = 0
+    apart: frozenset[str] = frozenset()  # of the month's units, those that are not charged as plain ones
 
     @classmethod
     def under(cls, terms: Terms, sequence: int) -> _Group:
         free = terms.included
-        simple = [(meter, free.get(meter, 0), nano) for meter, nano in terms.unit_nano.items()]
-        return cls(terms, sequence, sequence, simple, [(m, free.get(m, 0), t) for m, t in terms.tariffs.items()], {})
+        simple = [(meter, free.get(meter, 0), nano) for meter, nano in terms.rates.unit_nano.items()]
+        tariffs = [(m, free.get(m, 0), t) for m, t in terms.rates.tariffs.items()]
+        return cls(terms, sequence, sequence, simple, tariffs, {})
 
     def amount(self, before: Mapping[str, int], after: Mapping[str, int]) -> int:
         """``Terms.amount`` over plain dictionaries: this runs once for each row of the ledger."""
+        special = self.terms.rates.apart
+        if special and not special.isdisjoint(after):
+            self.apart = special
+            before, after = self.terms.charged(before), self.terms.charged(after)
         due = 0
         for meter, free, nano in self.simple:
             now = after.get(meter, 0)
@@ -196,8 +202,9 @@ class _Group:
 
     def end_run(self, counted: Mapping[str, int]) -> None:
         """Add what the rows since ``begun`` cost; amounts telescope, so consecutive rows are rated as one."""
-        for meter in self.terms.priced:
-            before, after = self.begun.get(meter, 0), counted.get(meter, 0)
+        earlier, now = self.terms.charged(self.begun), self.terms.charged(counted)
+        for meter in self.terms.rates.meters:
+            before, after = earlier.get(meter, 0), now.get(meter, 0)
             if before != after:
                 self.sums.add(meter, self.terms.parts(meter, before, after))
 
@@ -290,12 +297,13 @@ def _lines(source: _Source, group: _Group, *, late: bool) -> Iterator[Line]:
     rows = Rows(source.tenant, source.period, group.first, group.last, trial, within=source.free)
     for meter, part in parts:
         counted = (part.kind, counted_span(group.terms, meter, part))
+        units = charged_sql(meter, group.apart, source.dialect)
         line = Line(
             period=source.period,
             release=source.release,
             first_sequence=group.first,
             last_sequence=group.last,
-            query=usage_query(rows, source.release, group.terms.version, units_sql(meter, source.dialect), counted),
+            query=usage_query(rows, source.release, group.terms.version, units, counted),
             words=words,
         )
         yield part_line(group.terms, meter, part, line)
@@ -303,10 +311,10 @@ def _lines(source: _Source, group: _Group, *, late: bool) -> Iterator[Line]:
 
 def counted_span(terms: Terms, meter: str, part: Part) -> Span:
     """The units that a line's query counts; a graduated tier is entered once and never left again."""
-    if part.kind == "unit" and meter not in terms.priced:
+    if part.kind == "unit" and meter not in terms.rates.meters:
         return Span(0, 0, None)
     span = span_of(terms, meter, part)
-    tariff = terms.tariffs.get(meter)
+    tariff = terms.rates.tariffs.get(meter)
     entered = part.kind == "flat" and tariff is not None and tariff.mode == "graduated"
     return span._replace(up_to=None) if entered else span
 

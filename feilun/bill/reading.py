@@ -48,7 +48,7 @@ def rate_range(
     earliest, latest = connection.execute(select(func.min(usage.at), func.max(usage.at)).where(covered)).one()
     versions = set(connection.execute(select(usage.price_version).where(covered).distinct()).scalars())
     terms = terms_of(connection, versions)
-    priced = {meter for each in terms.values() for meter in each.priced}
+    priced = {meter for each in terms.values() for meter in each.rates.meters}
     before = {}
     if earliest is not None and first > 1:
         before = {m: _before(connection, tenant, first, m, priced) for m in _months(earliest, latest)}

@@ -72,12 +72,13 @@ def usage(connection: Connection, known: Known, parts: Sequence[Segment], *, as_
         part = parts[int(row.segment)]
         terms = versions[row.price_version] if as_charged else part.terms
         after = {meter: before[meter] + int(getattr(row, name)) for meter, name in names.items()}
+        was, now = terms.charged(before), terms.charged(after)
         key = (terms.version, row.release, part.free)
         group = groups.setdefault(key, _Group(terms, int(row.first), int(row.last), part.free))
         group.last = int(row.last)
-        for meter in terms.priced:
-            if before.get(meter, 0) != after.get(meter, 0):
-                group.sums.add(meter, terms.parts(meter, before[meter], after[meter]))
+        for meter in terms.rates.meters:
+            if was.get(meter, 0) != now.get(meter, 0):
+                group.sums.add(meter, terms.parts(meter, was.get(meter, 0), now.get(meter, 0)))
         before = after
     found: dict[str, list[Line]] = {}
     for (_, release, free), group in sorted(groups.items(), key=lambda item: item[1].first):
@@ -93,16 +94,22 @@ def usage(connection: Connection, known: Known, parts: Sequence[Segment], *, as_
     return found
 
 
+_SPECIAL = text(
+    "SELECT 1 FROM usage WHERE tenant = :tenant AND at >= :begins AND at < :ends "
+    "AND (more LIKE '%\"batch_%' OR more LIKE '%\"cached_%') LIMIT 1"
+)
+
+
 def _runs(connection: Connection, known: Known, parts: Sequence[Segment]) -> tuple[Sequence[Any], dict[str, str]]:
     """The month's runs in ledger order, and under which name each meter's units are in them."""
-    every = {meter for part in parts for meter in part.terms.priced}
     usage_rows = text(
         "SELECT DISTINCT price_version FROM usage WHERE tenant = :tenant AND at >= :begins AND at < :ends"
     )
     values: dict[str, Any] = {"tenant": known.tenant, "begins": known.month[0], "ends": known.month[1]}
     versions = set(connection.execute(usage_rows, values).scalars())
-    for terms in terms_of(connection, versions).values():
-        every |= set(terms.priced)
+    used = [*(part.terms for part in parts), *terms_of(connection, versions).values()]
+    special = connection.execute(_SPECIAL, values).first() is not None  # else its sums would cost time for nothing
+    every = {meter for terms in used for meter in (terms.rates.meters if special else terms.priced)}
     names = {meter: f"units_{i}" for i, meter in enumerate(sorted({"requests", *every}))}
     dialect = connection.dialect.name
     query = _RUNS.format(

@@ -56,6 +56,24 @@ _METERS = {  # one, several, and in Chinese its name and its name after a number
     "tokens": ("token", "tokens", "词元", "个词元"),
     "tokens_out": ("generated token", "generated tokens", "生成词元", "个生成词元"),
     "compute_ms": ("core-millisecond", "core-milliseconds", "计算时间（核毫秒）", "核毫秒"),
+    "batch_requests": ("request in a batch", "requests in batches", "批量请求", "次批量请求"),
+    "batch_inputs": ("input in a batch", "inputs in batches", "批量输入", "条批量输入"),
+    "batch_tokens": ("token in a batch", "tokens in batches", "批量词元", "个批量词元"),
+    "batch_tokens_out": ("generated token in a batch", "generated tokens in batches", "批量生成词元", "个批量生成词元"),
+    "cached_requests": (
+        "request answered from the cache",
+        "requests answered from the cache",
+        "缓存请求",
+        "次缓存请求",
+    ),
+    "cached_inputs": ("input answered from the cache", "inputs answered from the cache", "缓存输入", "条缓存输入"),
+    "cached_tokens": ("token answered from the cache", "tokens answered from the cache", "缓存词元", "个缓存词元"),
+    "cached_tokens_out": (
+        "generated token from the cache",
+        "generated tokens from the cache",
+        "缓存生成词元",
+        "个缓存生成词元",
+    ),
     "stored_examples": ("stored example", "stored examples", "已存样本", "条已存样本"),
 }
 _SPANS = ((86_400 * 10**6, "day", "天"), (3_600 * 10**6, "hour", "小时"), (60 * 10**6, "minute", "分钟"))

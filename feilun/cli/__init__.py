@@ -27,6 +27,7 @@ from feilun.cli import (
     trace,
     usage,
     validate,
+    work,
 )
 from feilun.errors import FeilunError
 from feilun.show import print_error
@@ -44,6 +45,7 @@ app.command("search")(search.search)
 app.command("validate")(validate.validate)
 app.command("learning-curve")(learning_curve.learning_curve)
 app.command("serve")(serve.serve)
+app.command("work")(work.work)
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.command("usage")(usage.usage)

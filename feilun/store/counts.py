@@ -10,7 +10,11 @@ from typing import Any
 from feilun.store.artifacts import canonical
 
 METERS = ("requests", "inputs", "tokens")  # of every answer, each with a column of its own
-MORE_METERS = ("tokens_out", "compute_ms")  # of answers too, where there are any: generated tokens, core-milliseconds
+WAYS = ("batch", "cached")  # how an answer can come about otherwise than usual, for which a plan may ask another price
+# A unit of such an answer counts twice: under its own meter, so that quotas and reports see all there is, and under the
+# way's, which says how many of those units have the other price.
+OF_WAYS = {f"{way}_{meter}": (way, meter) for way in WAYS for meter in ("requests", "inputs", "tokens", "tokens_out")}
+MORE_METERS = ("tokens_out", "compute_ms", *OF_WAYS)  # where there are any: generated tokens, core-milliseconds
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")  # what a meter of a project's own may be called
 
 
@@ -79,6 +83,17 @@ class Counts(Mapping[str, int]):
         for meter, n in other._units.items():
             units[meter] = units.get(meter, 0) - n
         return _made(units)
+
+    def by_way(self, way: str) -> Counts:
+        """The same units, of an answer that came about in one of ``WAYS``.
+
+        >>> Counts(1, 2, 30).by_way("batch").more
+        {'batch_inputs': 2, 'batch_requests': 1, 'batch_tokens': 30}
+        """
+        plain = {name: meter for name, (of, meter) in OF_WAYS.items() if of == way}
+        if any(name in self._units for name in OF_WAYS):
+            return self  # an answer has one way: it was kept, say, whoever asks for it now
+        return self.plus(Counts(**{name: self[meter] for name, meter in plain.items()}))
 
     def columns(self) -> dict[str, Any]:
         """As a row keeps them: a column for each of ``METERS``, and ``more`` as canonical JSON, null where empty."""

@@ -65,7 +65,7 @@ def test_a_champion_of_another_task_is_refused_before_anything_is_paid_for(bench
     folder.mkdir()
     (folder / "release.json").write_text("{}")
     champion = bench.store.add(Release, folder, parents=[model.digest], facts={"name": "tags", "task": "tag"})
-    runner = turn._Bench(project(bench), bench.store, "tags", None)
+    runner = turn.Bench(project(bench), bench.store, "tags", None)
     with pytest.raises(StepError, match="does not classify: its task is 'tag'"):
         turn._learn(runner, RelearnSettings(value_per_correct_answer="1 USD"), champion)
     assert not runner.outcomes
