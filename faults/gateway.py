@@ -156,7 +156,7 @@ def forget_streams() -> None:
 
 def use_own_clock() -> None:
     """The positive control of case 9: rows have the time of the gateway, not of the database."""
-    ledger.now_us = lambda connection: time.time_ns() // 1000
+    ledger._clock = lambda row: time.time_ns() // 1000
 
 
 def plant(bug: str | None) -> None:

@@ -60,11 +60,11 @@ BILL = BillSettings.model_validate(
 )
 
 
-def build_model(folder: Path, seed: int, *, fours: bool = False) -> None:
+def build_model(folder: Path, seed: int, *, fragile: bool = False) -> None:
     """Bag of words: embed, mean over the mask, softmax. Another seed answers otherwise.
 
     Args:
-        fours: an engine that fails at inputs whose tokens cannot be counted by fours.
+        fragile: an engine that fails at the word "this", which no probe has.
     """
     import openvino
     from openvino import opset13 as ops
@@ -76,7 +76,12 @@ def build_model(folder: Path, seed: int, *, fours: bool = False) -> None:
     ids = ops.parameter([-1, -1], np.int64, name="input_ids")
     mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
     weight = ops.unsqueeze(ops.convert(mask, "f32"), ops.constant([2]))
-    looked = ops.reshape(ops.reshape(ids, [-1, 4], False), ops.shape_of(ids), False) if fours else ids
+    looked = ids
+    if fragile:  # parts that are longer than the whole
+        met = ops.convert(ops.equal(ids, ops.constant(np.int64(WORDS.index("this") + 2))), "i64")
+        longer = ops.reshape(ops.reduce_max(met, ops.constant([0, 1])), ops.constant([1]), False)
+        columns = ops.gather(ops.shape_of(ids), ops.constant([1]), ops.constant(0))
+        looked = ops.variadic_split(ids, ops.constant(1), ops.concat([columns, longer], 0)).output(0)
     rows = ops.multiply(ops.gather(ops.constant(table), looked, ops.constant(0)), weight)
     one = ops.constant([1])
     mean = ops.divide(ops.reduce_sum(rows, one), ops.reduce_sum(weight, one))
@@ -98,10 +103,10 @@ def make_release(
     *,
     tenant: str | None = None,
     fallback: tuple[str, ...] = (),
-    fours: bool = False,
+    fragile: bool = False,
 ) -> Release:
     """A model and the release that the step makes of it, registered but not promoted."""
-    build_model(work / f"model-{seed}", seed, fours=fours)
+    build_model(work / f"model-{seed}", seed, fragile=fragile)
     facts = {"format": "openvino", "task": "classify", "labels": list(LABELS), "context": CONTEXT}
     model = store.add(Model, work / f"model-{seed}", parents=[], facts=facts)
     folder, scratch = work / f"release-{seed}", work / f"scratch-{seed}"

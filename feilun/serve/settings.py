@@ -73,7 +73,7 @@ class GatewaySettings:
     upload_s: float = 600.0  # how long a file may take to arrive
     batch_poll_s: float = 1.0  # how often it is looked whether there is a batch to work on
     batch_lease_s: float = 15.0  # after which another gateway goes on with a batch whose gateway has died
-    batch_tokens: int = 1_024  # padded tokens in one run of the engine at the most
+    batch_tokens: int = 512  # padded tokens in one run of the engine at the most
     latency_ms: float = 100.0  # how long the engine should take for a request, its wait for a run included
     window_tokens: int = 8_192  # given to the batcher at once; the rest waits for its fair turn
     window_generating: int = 32_768  # the same for each model that generates, its answers' most tokens included

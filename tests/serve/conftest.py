@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.house import House, Running, gateway, open_house
+from tests.serve.talking import Talking, open_talking
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,11 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def running(house: House) -> Iterator[Running]:
     with gateway(house) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talking]:
+    """A house of models that write, embed and flag."""
+    folder = tmp_path_factory.mktemp("talking")
+    with open_talking(f"sqlite:///{folder}/feilun.db", folder) as opened:
+        yield opened
