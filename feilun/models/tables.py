@@ -129,9 +129,10 @@ class Pool:
             self._drop_gone()
             self._place(wanted)
 
-    def pin(self, wanted: Sequence[Wanted]) -> list[int]:
-        """Slots for the longest beginning of ``wanted`` that there is room for, at least one; they stay until
-        ``unpin``. Waits while others use all the room.
+    def pin(self, wanted: Sequence[Wanted], *, wait: bool = True) -> list[int]:
+        """Slots for the longest beginning of ``wanted`` that there is room for; they stay until ``unpin``.
+
+        With ``wait`` there is at least one: it waits while others use all the room. Who has pinned something must not.
 
         Raises:
             ArtifactError: files cannot be read; nothing is pinned.
@@ -139,7 +140,7 @@ class Pool:
         slots: list[int] = []
         with self._changed:
             try:
-                while not slots:
+                while not slots and wanted:
                     self._drop_gone()
                     for one in wanted:
                         held = self._place(one)
@@ -147,8 +148,9 @@ class Pool:
                             break
                         self._pins[one.key] += 1
                         slots.append(held.slot)
-                    if not slots and wanted:
-                        self._changed.wait()
+                    if slots or not wait:
+                        break
+                    self._changed.wait()
             except BaseException:
                 self._unpin(wanted[: len(slots)])
                 raise
