@@ -97,12 +97,16 @@ def test_a_canary_answers_its_share_each_tenant_one_way_and_every_gateway_follow
     tokens = [house.tenant(f"customer-{n}") for n in range(12)]
     with gateway(house) as other:
         reply = change(running, house, "reviews/canary", release=second.digest[:12], share=0.5)
-        assert (reply.status_code, reply.json()["share"], reply.json()["sticky"]) == (200, 0.5, "tenant")
         begun = time.monotonic()
+        assert (reply.status_code, reply.json()["share"], reply.json()["sticky"]) == (200, 0.5, "tenant")
+        rollout = rollouts.find(house.database, "canary", "reviews")
+        assert rollout is not None
+        chosen = next(n for n in range(12) if rollout.takes(f"customer-{n}", ""))
+        until(lambda: answered(other, tokens[chosen]) == second.digest)
+        assert time.monotonic() - begun < 1.5  # a second, and what this machine is busy with beside
         seen = [answered(running, token) for token in tokens]
         assert set(seen) == {house.release.digest, second.digest}
-        until(lambda: [answered(other, token) for token in tokens] == seen)
-        assert time.monotonic() - begun < 1.5  # a second, and the time of asking
+        assert [answered(other, token) for token in tokens] == seen
     assert [answered(running, token) for token in tokens] == seen
     assert answered(running, tokens[0], "reviews:canary") == second.digest
     names = {
@@ -124,7 +128,7 @@ def test_a_canary_for_named_tenants_answers_them_alone(house: House, running: Ru
     by_request = {"share": 0.5, "by": "request", "tenants": []}
     assert change(running, house, "reviews/canary", release=second.digest, **by_request).status_code == 200
     assert {answered(running, other) for _ in range(20)} == {house.release.digest, second.digest}
-    key = {"Idempotency-Key": "the same request"}
+    key = {"Idempotency-Key": "the-same-request"}
     assert len({answered(running, other, headers=key) for _ in range(3)}) == 1
     assert change(running, house, "reviews/canary", release=None).status_code == 200
 
@@ -217,16 +221,16 @@ def test_a_retired_release_answers_no_more(house: House, running: Running) -> No
 def test_where_an_engine_fails_or_is_not_there_the_next_release_answers_and_says_so(
     house: House, running: Running
 ) -> None:
-    """A real engine that fails at inputs of three tokens; then its weights are damaged too."""
+    """A real engine that fails at one word; one whose weights are damaged."""
     token = house.tenant("careful")
-    brittle = make_release(house.store, house.folder, 5, "brittle", fallback=("nothing", "reviews"), fours=True)
+    brittle = make_release(house.store, house.folder, 5, "brittle", fallback=("nothing", "reviews"), fragile=True)
     releases.promote(house.database, "brittle", brittle.digest, expected_version=0, reason="first")
     until(lambda: ask(running, token, "good film good film", model="brittle").status_code == 200)
     whole = ask(running, token, "good bad good bad", model="brittle").json()
     assert whole["release"] == brittle.digest
-    instead = ask(running, token, "good bad good", model="brittle", headers={"Idempotency-Key": "k"})
+    instead = ask(running, token, "this film", model="brittle", headers={"Idempotency-Key": "k"})
     assert instead.json()["model"] == f"reviews@{house.release.short}"
-    again = ask(running, token, "good bad good", model="brittle", headers={"Idempotency-Key": "k"})
+    again = ask(running, token, "this film", model="brittle", headers={"Idempotency-Key": "k"})
     assert (again.content, again.headers["idempotent-replay"]) == (instead.content, "true")
     assert "engine-failed" in running.log.read_text()
     worse = make_release(house.store, house.folder, 6, "missing", fallback=("reviews",))
@@ -234,30 +238,29 @@ def test_where_an_engine_fails_or_is_not_there_the_next_release_answers_and_says
     releases.promote(house.database, "missing", worse.digest, expected_version=0, reason="first")
     until(lambda: ask(running, token, model="missing").status_code == 200)
     assert ask(running, token, model="missing").json()["release"] == house.release.digest
-    alone = make_release(house.store, house.folder, 7, "alone", fours=True)
+    alone = make_release(house.store, house.folder, 7, "alone", fragile=True)
     releases.promote(house.database, "alone", alone.digest, expected_version=0, reason="first")
     until(lambda: ask(running, token, "good film good film", model="alone").status_code == 200)
-    assert ask(running, token, "good bad good", model="alone").status_code == 500
+    assert ask(running, token, "this film", model="alone").status_code == 500
 
 
 def test_releases_that_do_not_fit_together_take_turns_and_none_answers_for_another_case_38(
     new_url: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Five models where memory is for two: each request gets its own, the sum stays within, nothing is refused."""
+    """Three models where memory is for one: each request gets its own, the sum stays within, nothing is refused."""
     with open_house(new_url("sqlite"), tmp_path) as house:
         made = {"reviews": house.release} | {
-            f"model-{n}": make_release(house.store, tmp_path, 20 + n, f"model-{n}") for n in range(4)
+            f"model-{n}": make_release(house.store, tmp_path, 20 + n, f"model-{n}") for n in range(2)
         }
         for name, release in list(made.items())[1:]:
             releases.promote(house.database, name, release.digest, expected_version=0, reason="first")
         size = sum(f.stat().st_size for f in house.store.get(house.release.parents[0]).path.iterdir())
-        with gateway(house, memory_mb=2.5 * size / 10**6) as running:
+        with gateway(house, memory_mb=1.5 * size / 10**6) as running:
             token = house.tokens["acme"]
-            for _ in range(3):
+            for _ in range(2):
                 for name, release in made.items():
                     assert answered(running, token, name) == release.digest
-            until(lambda: sum(row["loaded"] for row in listed(running, token).values()) <= 2)
-            until(lambda: answered(running, token, "model-3") == made["model-3"].digest)
+            until(lambda: sum(row["loaded"] for row in listed(running, token).values()) == 1)
 
 
 def test_a_slow_load_keeps_nobody_waiting(new_url: Callable[[str], str], tmp_path: Path) -> None:
