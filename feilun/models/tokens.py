@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from feilun.errors import ArtifactError
 
 Rows = Sequence[Sequence[int]]
-WIDTH = 16  # a row is padded to the next multiple of this
-TOKENS = 1024  # padded tokens in one rectangle at the most
+WIDTH = 8  # a row is padded to the next multiple of this
+TOKENS = 512  # padded tokens in one rectangle at the most: what is between the layers should stay in the core's cache
 
 
 def load_tokenizer(folder: Path, context: int | None = None) -> Tokenizer:
@@ -41,7 +41,7 @@ def load_tokenizer(folder: Path, context: int | None = None) -> Tokenizer:
 
 
 def load_head(folder: Path) -> str:
-    """The name of the head (``feilun.models.heads.SHAPES``) that config.json says the model has.
+    """The name of the head (``feilun.models.shapes.SHAPES``) that config.json says the model has.
 
     Raises:
         ArtifactError: see ``told``.
@@ -137,16 +137,25 @@ def rectangles(lengths: Sequence[int], context: int) -> Iterator[tuple[list[int]
     A row's width depends on its own length alone. So it meets the same arithmetic, and gets the same scores to the last
     bit, whatever else is asked at the same time (measured: a shared width moves int8 scores by up to 0.013).
 
-    >>> list(rectangles([3, 20, 4], context=24))
-    [([0, 2], 16), ([1], 24)]
+    >>> list(rectangles([3, 20, 4], context=22))
+    [([0, 2], 8), ([1], 22)]
     """
     groups: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
-        groups.setdefault(min(-(-max(length, 1) // WIDTH) * WIDTH, context), []).append(row)
-    for width, rows in sorted(groups.items()):
-        most = max(1, TOKENS // width)
+        groups.setdefault(min(width(length), context), []).append(row)
+    for wide, rows in sorted(groups.items()):
+        most = max(1, TOKENS // wide)
         for start in range(0, len(rows), most):
-            yield rows[start : start + most], width
+            yield rows[start : start + most], wide
+
+
+def width(length: int) -> int:
+    """How wide a row of so many tokens is padded, where the context allows it.
+
+    >>> [width(length) for length in (0, WIDTH, WIDTH + 1)] == [WIDTH, WIDTH, 2 * WIDTH]
+    True
+    """
+    return -(-max(length, 1) // WIDTH) * WIDTH
 
 
 def pad(rows: Rows, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -168,8 +177,12 @@ def run_in_rectangles(
         score: from ids and mask of one rectangle, (N, L), to scores, (N, C) or (N, L, C).
     """
     scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
-    for chosen, width in rectangles([len(r) for r in rows], context):
-        found = score(*pad([rows[i] for i in chosen], width))
-        for i, one in zip(chosen, found, strict=True):
-            scores[i] = one.copy() if one.ndim == 1 else one[: len(rows[i])].copy()
+    for chosen, wide in rectangles([len(r) for r in rows], context):
+        give(scores, rows, chosen, score(*pad([rows[i] for i in chosen], wide)))
     return scores
+
+
+def give(scores: list[NDArray[np.float32]], rows: Rows, chosen: Sequence[int], found: NDArray[np.float32]) -> None:
+    """Put what was found for the rows of a rectangle, (N, C) or (N, L, C), where it belongs."""
+    for i, one in zip(chosen, found, strict=True):
+        scores[i] = one.copy() if one.ndim == 1 else one[: len(rows[i])].copy()

@@ -2,9 +2,10 @@
 
 Processor time is counted thread by thread (Linux: each has a clock of its own), so a request is charged for the engine
 and not for what the gateway happened to do beside it. While the engine runs, its time is that of the thread that called
-it and of the threads that OpenVINO keeps (``feilun.models.threads``). Where a release is loaded at the same moment, the
-latter are shared in proportion to what the two callers themselves used. Where threads have no clocks that others can
-read, it is the time of the whole process while the engine runs.
+it and of the threads that OpenVINO keeps (``feilun.models.threads``). Where several runs go side by side, or a release
+is loaded meanwhile, the latter are shared by how long each caller waited for them: each stream has a thread, and who
+computes in its own thread (hashes a file, say) has none at work. Where threads have no clocks that others can read, it
+is the time of the whole process while the engine runs.
 
 Every few seconds, and at the end, the time since the last row is appended to ``gateways``; a process that is killed
 loses at most that much. What it used before it could count, its start, is in its first row.
@@ -33,6 +34,7 @@ from feilun.store import gateways
 from feilun.store.database import Database
 
 _TASKS = Path("/proc/self/task")
+_AT_WORK = 20  # who is at work in its own thread counts for a 20th of who waits: it may have helpers too
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -56,6 +58,7 @@ class Spending:
         self._lock = threading.Lock()
         self._works: list[Work] = []
         self._natives = _Natives()
+        self._settled = time.monotonic_ns()
         self._sequence = 0
         self._waiting: gateways.Sample | None = None  # a row that is not known to be written
         self._told = (time.monotonic_ns() - _age_ns(), 0, 0, 0)
@@ -78,15 +81,18 @@ class Spending:
     def _settle(self) -> None:
         """Give what was used since the last time to what was going on since then."""
         natives = self._natives.used()
+        now_ns = time.monotonic_ns()
+        elapsed, self._settled = now_ns - self._settled, now_ns
         own = []
         for work in self._works:
             now = time.clock_gettime_ns(work.clock)
             own.append(now - work.seen)
             work.seen = now
-        total = sum(own)
+        waits = [max(0, elapsed - used) + used // _AT_WORK for used in own]
+        total = sum(waits)
         passed = given = 0
         for i, work in enumerate(self._works):
-            passed += own[i]
+            passed += waits[i]
             upto = natives * passed // total if total else natives
             work.ns += own[i] + upto - given
             if work.loads:
