@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import faults.clocks  # each enters its cases
+import faults.adapters  # each enters its cases
+import faults.clocks
 import faults.crashes
 import faults.limits
 import faults.outages

@@ -193,14 +193,14 @@ class Askers:
         connection.close()
 
 
-def wrong_answers(house: House, running: Running, street: Street, seconds: float, seed: int) -> tuple[list[str], int]:
-    """Ask for all models for a while, changing releases all the time; what was answered wrong, and how many answers."""
+def wrong_answers(house: House, running: Running, street: Street, least: int, seed: int) -> tuple[list[str], int]:
+    """Ask for all models, changing releases all the time; what was answered wrong, and how many answers there were."""
     askers = Askers(running.base, house.tokens["acme"], street.names)
     threads = [threading.Thread(target=askers.work, args=(seed + n,)) for n in range(6)]
     for thread in threads:
         thread.start()
-    chance, end = random.Random(seed), time.monotonic() + seconds
-    while time.monotonic() < end:
+    chance, end = random.Random(seed), time.monotonic() + 60 + least / 20
+    while len(askers.answers) < least and time.monotonic() < end:
         time.sleep(0.1)
         street.swap(house, chance.choice(street.names))
     askers.stop.set()
@@ -221,8 +221,8 @@ def many_models(setup: Setup) -> Count:
             options |= {} if planted is None else {"planted": planted}
             running = start(house, **options)
             try:
-                seconds = setup.times(60, 3) if planted is None else 3
-                wrong, answers = wrong_answers(house, running, street, seconds, setup.seed)
+                least = setup.times(20_000, 300) if planted is None else 300
+                wrong, answers = wrong_answers(house, running, street, least, setup.seed)
             finally:
                 running.kill()
         if planted is None:

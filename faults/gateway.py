@@ -159,6 +159,19 @@ def use_own_clock() -> None:
     ledger._clock = lambda row: time.time_ns() // 1000
 
 
+def mix_up_adapters() -> None:
+    """A positive control: rows of a run read the slots of their neighbours."""
+    from feilun.models.shared import Group
+
+    pin = Group._pin
+
+    def careless(self: Group, *given: Any, **named: Any) -> Any:
+        pinned, chosen, slots = pin(self, *given, **named)
+        return pinned, chosen, slots[::-1].copy()
+
+    Group._pin = careless
+
+
 def plant(bug: str | None) -> None:
     if bug == "commit-after-the-answer":
         Answering._settle = commit_after_the_answer
@@ -213,6 +226,7 @@ BUGS = {
     "own-clock": use_own_clock,
     "forgotten-stream": forget_streams,
     "event-deduplicated-outside-the-transaction": deduplicate_events_outside,
+    "adapters-mixed-up": mix_up_adapters,
 }
 
 if __name__ == "__main__":
