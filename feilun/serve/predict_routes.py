@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from feilun.models.tabular import TASK, Tabular
 from feilun.serve import bodies
 from feilun.serve.answering import Answering, Computed
-from feilun.serve.bodies import Body, Word
+from feilun.serve.bodies import Body, Long, Word
 from feilun.serve.gateway import Gateway
 from feilun.serve.questions import tidy
 from feilun.serve.routing import body, charged, only, private
@@ -27,7 +28,19 @@ from feilun.store.counts import Counts
 
 ROUTE = "/v1/predict"
 MOST_RECORDS = 1_000
-Cell = Annotated[str, Field(max_length=bodies.MOST_CHARACTERS)] | int | float | bool | None
+
+
+def _cell(value: Any) -> Any:
+    """What may stand in a column; whether it fits that column is for the model to say."""
+    if isinstance(value, str):
+        return _TEXT.validate_python(value)
+    if value is not None and not isinstance(value, int | float):
+        raise PydanticCustomError("cell", "Input should be a string, a number, true, false or null")
+    return value
+
+
+_TEXT: TypeAdapter[str] = TypeAdapter(Long)
+Cell = Annotated[Any, BeforeValidator(_cell, json_schema_input_type=str | int | float | bool | None)]
 Record = Annotated[dict[Word, Cell], Field(max_length=1_000)]
 
 
