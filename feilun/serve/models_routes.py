@@ -59,8 +59,9 @@ def _model(name: str, release: str, named: Named, loaded: Loaded | None) -> dict
     facts = named.facts
     owner = "feilun" if facts.tenant is None else facts.tenant
     engine = None if loaded is None else loaded.engine
-    reads = {"columns": {c.name: c.holds for c in engine.columns}} if isinstance(engine, Tabular) else {}
-    return reads | {
+    reads = [{"name": c.name, "holds": c.holds} for c in engine.columns] if isinstance(engine, Tabular) else None
+    told: dict[str, Any] = {} if reads is None else {"columns": reads}
+    return told | {
         "id": name,
         "object": "model",
         "created": (facts.registered_at if loaded is None else loaded.registered_at) // 10**6,
