@@ -17,6 +17,7 @@ from itertools import islice
 from typing import IO, Any
 
 from fastapi import FastAPI
+from sqlalchemy import select
 from ulid import ULID
 
 from feilun.accounts import access
@@ -230,13 +231,14 @@ class Working:
         values = {"completed": self._completed, "failed": self._failed}
         lease_s = self._gateway.settings.batch_lease_s
 
-        def look(connection: Any) -> tuple[str | None, int]:
+        def look(connection: Any) -> tuple[str | None, bool]:
             if self._completed or self._failed:
                 leases.change(connection, tables.batches, self._batch.id, self._holder, **values)
             state = leases.renew(connection, tables.batches, self._batch.id, self._holder, lease_s)
-            return state, now_us(connection)
+            ends = select(tables.batches.c.expires_at).where(tables.batches.c.id == self._batch.id)
+            return state, now_us(connection) >= connection.execute(ends).scalar_one()
 
-        state, now = await self._write(look)
+        state, is_over = await self._write(look)
         if state is None:
             self._lost = True
             raise _LostError
@@ -247,7 +249,7 @@ class Working:
             self._ends = "failed"
         if state == "cancelling":
             self._ends = "cancelled"
-        elif now >= self._batch.expires_at:
+        elif is_over:
             self._ends = self._ends or "expired"
 
 

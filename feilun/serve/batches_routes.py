@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match
 
 from feilun.serve import bodies, paging
 from feilun.serve.bodies import Body, Word
@@ -96,8 +96,8 @@ def batches_routes(gateway: Gateway) -> APIRouter:
         caller = request.state.caller
         with gateway.answering.admission.space(bodies.size(request, gateway.settings)):
             new = bodies.parse(await bodies.read(request, gateway.settings), NEW)
-        routes = {route.path for route in request.app.routes if isinstance(route, Route)}
-        if new.endpoint not in routes:
+        there = {"type": "http", "method": "POST", "path": new.endpoint, "root_path": "", "headers": []}
+        if all(route.matches(there)[0] is not Match.FULL for route in request.app.routes):
             raise RequestError("there is no such route", status=422, code="invalid-request", where="endpoint")
         said: dict[str, Any] = {"completion_window": new.completion_window, "metadata": new.metadata}
         if new.output_expires_after is not None:

@@ -8,6 +8,7 @@ are read. Nothing that a caller names ever becomes a path.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,10 @@ def put(database: Database, wanted: Wanted, content: IO[bytes], *, most_bytes: i
         QuotaError: the tenant's files would be more than that.
         UnavailableError: the database does not take it.
     """
+    with (
+        database.read() as connection
+    ):  # before its parts are written; ``keep`` looks again, when nobody else can write
+        _check_room(connection, wanted.tenant, content.seek(0, os.SEEK_END), most_bytes)
     for attempt in range(ATTEMPTS):
         found = write_parts(database, wanted.tenant, content)
         try:
@@ -219,15 +224,7 @@ def keep(connection: Connection, wanted: Wanted, digest: str, size: int, most_by
     """
     ledger.lock(connection, wanted.tenant)  # uploads and deletions of a tenant come one after the other
     table, kept = tables.files.c, tables.file_parts.c
-    if most_bytes is not None:
-        used = select(func.sum(table.bytes)).where(table.tenant == wanted.tenant)
-        if int(connection.execute(used).scalar() or 0) + size > most_bytes:
-            raise QuotaError(
-                f"your files would be more than {most_bytes:,} bytes together",
-                retry_after=None,
-                hint="delete some: DELETE /v1/files/{id}",
-                code="too-many-files",
-            )
+    _check_room(connection, wanted.tenant, size, most_bytes)
     there = select(func.count()).where(kept.tenant == wanted.tenant, kept.sha256 == digest)
     if int(connection.execute(there).scalar_one()) != -(-size // PART):
         raise ConflictError("the file was deleted while it came", hint="send it again")
@@ -244,6 +241,20 @@ def keep(connection: Connection, wanted: Wanted, digest: str, size: int, most_by
     if wanted.purpose == LEARNS:
         consents.record(connection, wanted.tenant, row["id"], "learn", granted=True)
     return File(**row)
+
+
+def _check_room(connection: Connection, tenant: str, size: int, most_bytes: int | None) -> None:
+    if most_bytes is None:
+        return
+    table = tables.files.c
+    used = select(func.sum(table.bytes)).where(table.tenant == tenant)
+    if int(connection.execute(used).scalar() or 0) + size > most_bytes:
+        raise QuotaError(
+            f"your files would be more than {most_bytes:,} bytes together",
+            retry_after=None,
+            hint="delete some: DELETE /v1/files/{id}",
+            code="too-many-files",
+        )
 
 
 def _unexpired(now: int) -> ColumnElement[bool]:
