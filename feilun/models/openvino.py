@@ -141,7 +141,8 @@ def compiled(model: Any, threads: int, streams: int, *, place: Path | None = Non
         ArtifactError: OpenVINO cannot run it.
     """
     settings = {
-        properties.inference_num_threads: threads,
+        # with one thread OpenVINO 2026.4 swallows what goes wrong in a run, and gives out what the run before left
+        properties.inference_num_threads: max(2, threads),
         properties.num_streams: streams,
         # the default is bfloat16 where the processor has it: other scores on other machines
         properties.hint.inference_precision: openvino.Type.f32,

@@ -197,7 +197,7 @@ class Answering:
             begun.close()
 
     def _kept(self, asked: Asked, loaded: Loaded) -> Kept | None:
-        if not asked.fresh_s:
+        if not asked.fresh_s or asked.background:  # one answer has one price, and a batch's is its own
             return None
         tenant = asked.caller.tenant
         return self.cache.find(tenant, self.cache.key(tenant, loaded.digest, asked.body_sha256), asked.fresh_s)
@@ -346,17 +346,18 @@ class Answering:
             try:
                 await self._renew()
                 for tenant in await self.patience.read(self._stale):
-                    await self._write(lambda c, t=tenant: ledger.reap(c, t, self._plans), tenant)
+                    alive = frozenset(self._holds)
+                    await self._write(lambda c, t=tenant, a=alive: ledger.reap(c, t, self._plans, a), tenant)
             except UnavailableError:
                 continue  # the database is away; holds can wait
 
     async def _renew(self) -> None:
         """An answer may take longer to write than a lease lasts."""
         now, lease_s = time.monotonic(), self._settings.lease_s
-        for request, (hold, at) in list(self._holds.items()):
-            if now - at >= lease_s / 4 and request in self._holds:
-                self._holds[request] = (hold, now)
-                await self._write(lambda c, h=hold: ledger.renew(c, h, lease_s), hold.tenant)
+        due = [hold for hold, at in self._holds.values() if now - at >= lease_s / 4]
+        self._holds |= {hold.request: (hold, now) for hold in due}
+        writes = [self._write(lambda c, h=hold: ledger.renew(c, h, lease_s), hold.tenant) for hold in due]
+        await asyncio.gather(*writes)
 
     def later(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work that is done whoever waits for it."""
