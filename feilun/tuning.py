@@ -139,7 +139,7 @@ class _Tuning:
         figures = {"step": trained.metrics.get("steps_run", 0), "train_loss": trained.metrics.get("last_loss")}
         figures |= {"full_valid_loss": trained.metrics.get("best_held_out")}
         done: dict[str, Any] = {"release": release.digest, "served": self._name(), "result_file": self._results()}
-        tokens = trained.metrics.get("tokens")
+        tokens = _tokens(tuned, examples, float(trained.metrics.get("epochs_run", 0)))
         said = {**self.job.said, "figures": {k: v for k, v in figures.items() if v is not None}}
         return done | {"core_ns": _spent(self.store, self.job), "said": said, "trained_tokens": tokens}
 
@@ -296,6 +296,20 @@ def _row(line: bytes, task: str, where: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError("the line lacks a part of its form", where=where, hint=f"not there: {error}") from error
     return {name: value for name, value in row.items() if name not in ("contributor", "domain", "split")}
+
+
+def _tokens(tuned: Model, examples: Dataset, epochs: float) -> int:
+    """How many tokens were learned from: those of the texts, as often as they were seen."""
+    from tokenizers import Tokenizer
+
+    from feilun import datasets
+
+    frame = datasets.read(examples, "train")
+    texts = frame["text"].to_list()
+    if "messages" in frame.columns:
+        texts = ["\n".join(message["content"] for message in each) for each in frame["messages"].to_list()]
+    tokenizer = Tokenizer.from_file(str(tuned.path / "tokenizer.json"))
+    return round(sum(sum(found.attention_mask) for found in tokenizer.encode_batch(texts)) * epochs)
 
 
 def _told(error: FeilunError) -> str:

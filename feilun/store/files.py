@@ -223,8 +223,8 @@ def keep(connection: Connection, wanted: Wanted, digest: str, size: int, most_by
         ConflictError: its parts were deleted meanwhile: write them again.
     """
     ledger.lock(connection, wanted.tenant)  # uploads and deletions of a tenant come one after the other
-    table, kept = tables.files.c, tables.file_parts.c
     _check_room(connection, wanted.tenant, size, most_bytes)
+    kept = tables.file_parts.c
     there = select(func.count()).where(kept.tenant == wanted.tenant, kept.sha256 == digest)
     if int(connection.execute(there).scalar_one()) != -(-size // PART):
         raise ConflictError("the file was deleted while it came", hint="send it again")
