@@ -81,7 +81,7 @@ def authorise_by_prefix() -> None:
 def lose_holds() -> None:
     """A positive control: a hold whose lease ended is given back, and the tenant's open holds still count it."""
 
-    def careless(connection: Any, tenant: str, plans: Any) -> int:
+    def careless(connection: Any, tenant: str, *_: Any) -> int:
         table = tables.requests
         ended = (table.c.tenant == tenant) & (table.c.state == "held") & (table.c.lease_until <= now_us(connection))
         return int(connection.execute(update(table).where(ended).values(state="released")).rowcount)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -280,14 +280,18 @@ def stale(connection: Connection) -> list[str]:
     return sorted(tenant for (tenant,) in found)
 
 
-def reap(connection: Connection, tenant: str, plans: Plans) -> int:
-    """End a tenant's holds whose lease has ended; returns how many. Streams are charged for their last checkpoint."""
+def reap(connection: Connection, tenant: str, plans: Plans, alive: Collection[str] = ()) -> int:
+    """End a tenant's holds whose lease has ended; returns how many. Streams are charged for their last checkpoint.
+
+    Args:
+        alive: requests that whoever asks is working on, however late it is to renew them.
+    """
     chain = lock(connection, tenant)
     clock = now_us(connection)
     ended = {"now": clock, "beyond": clock + LONGEST_LEASE_US}
-    rows = [_request(row) for row in _ENDED.run(connection, tenant=tenant, **ended).fetchall()]
+    found = [_request(row) for row in _ENDED.run(connection, tenant=tenant, **ended).fetchall()]
+    rows = [row for row in found if row is not None and row.id not in alive]
     for row in rows:
-        assert row is not None
         if row.progress is None:
             chain = _unhold(connection, chain, row)
         else:

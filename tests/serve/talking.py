@@ -13,6 +13,7 @@ import numpy as np
 import openai
 
 from faults.house import LABELS, WORDS, House, Running, build_model, build_writer, gateway, make_writer, open_house
+from faults.nursery import Nursery
 from feilun.pipeline.kinds import Model
 from feilun.pipeline.steps import Workspace
 from feilun.serve.settings import ServeSettings
@@ -85,7 +86,7 @@ def make(house: House, name: str, folder: Path, facts: dict[str, Any], **setting
 @contextmanager
 def open_talking(url: str, folder: Path, **options: Any) -> Iterator[Talking]:
     """All of it; ``talk`` writes, ``mute`` ends before it begins, ``vectors`` embeds, the others classify."""
-    with open_house(url, folder) as house:
+    with Nursery() as nursery, open_house(url, folder, nursery) as house:
         release = make_writer(house.store, folder, 1, "talk")
         releases.promote(house.database, "talk", release.digest, expected_version=0, reason="first")
         build_mute(folder / "mute")
