@@ -112,6 +112,8 @@ class Turns:
         tokens = max(1, tokens)
         ranked = self._ranked(standing.priority)
         if not self.queued and self._fits(tokens):
+            if deadline is not None and time.monotonic() + self.pace.seconds(self.running + tokens) > deadline:
+                raise late(self.wait_s)
             ranked.virtual = max(ranked.virtual, ranked.tag(standing, tokens))
             self.running += tokens
             return Turn(self, standing, tokens)

@@ -24,6 +24,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._heads = 0  # requests whose headers are complete
         self._heard = False
+        self._answered: Any = None  # the request that is answered now
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -61,8 +62,18 @@ class PatientProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Nothing is waited for any more, and nobody is there to be answered.
+
+        uvicorn tells this to the newest request alone; with pipelining the one that is answered is an older one.
+        """
+        if self._answered is not None:
+            self._answered.disconnected = True
+        self.pipeline.clear()
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()

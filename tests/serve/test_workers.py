@@ -44,12 +44,20 @@ def test_exactly_ten_of_a_hundred_are_admitted_by_a_budget_for_ten_cases_13_22(h
     assert hundred(running, token) == {200: 10, 429: 90}
 
 
-def test_exactly_ten_of_a_hundred_are_admitted_by_a_budget_on_postgresql_cases_13_22(
+def test_four_workers_on_postgresql_keep_a_budget_exactly_and_end_in_order_cases_13_16_22(
     new_url: Callable[[str], str], tmp_path: Path
 ) -> None:
     with open_house(new_url("postgresql"), tmp_path) as house, crew(house) as running:
         token = house.tenant("ten", plan="tens", budget_nano=10 * 10**9)
         assert hundred(running, token) == {200: 10, 429: 90}
+        clients = Clients([running.base], [house.tokens["acme"]], giving_up=0.5)
+        workers = processes(running)
+        with clients.at_work(6, seed=1):
+            time.sleep(0.5)
+            code = running.stop()
+        assert code == 0
+        assert not any(worker.is_running() for worker in workers)
+        assert broken_invariants(house.database, clients.answers, all_delivered=False) == []
 
 
 def test_a_rate_of_ten_a_minute_lets_ten_of_a_hundred_in_case_23(house: House, running: Running) -> None:
@@ -88,27 +96,6 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost_case_13(house: 
     assert '"unexpected"' not in running.log.read_text()
 
 
-def test_all_workers_end_in_order_when_the_supervisor_is_told_to_case_16(
-    new_url: Callable[[str], str], tmp_path: Path
-) -> None:
-    with open_house(new_url("sqlite"), tmp_path) as house, crew(house, 2) as running:
-        clients = Clients([running.base], [house.tokens["acme"]], giving_up=0.5)
-        workers = processes(running)
-        with clients.at_work(6, seed=1):
-            time.sleep(0.5)
-            code = running.stop()
-        assert code == 0
-        assert not any(worker.is_running() for worker in workers)
-        assert broken_invariants(house.database, clients.answers) == []
-
-
-def test_workers_do_not_outlive_their_supervisor(new_url: Callable[[str], str], tmp_path: Path) -> None:
-    with open_house(new_url("sqlite"), tmp_path) as house, crew(house, 2) as running:
-        workers = processes(running)
-        running.kill()
-        assert psutil.wait_procs(workers, timeout=10)[1] == []
-
-
 def test_workers_that_cannot_start_end_the_supervisor_with_their_code() -> None:
     command = [sys.executable, "-c", "raise SystemExit(7)"]
     with listen("127.0.0.1", 0) as listener:
@@ -121,3 +108,10 @@ def test_workers_that_cannot_start_end_the_supervisor_with_their_code() -> None:
 
 def test_the_health_of_one_port_is_that_of_whoever_answers(running: Running) -> None:
     assert {HTTP.get(running.base + path).status_code for path in ("/healthz", "/readyz") * 4} == {200}
+
+
+def test_workers_do_not_outlive_their_supervisor(running: Running) -> None:
+    workers = processes(running)
+    assert len(workers) == WORKERS
+    running.kill()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
