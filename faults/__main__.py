@@ -26,6 +26,7 @@ import faults.outages
 import faults.payments
 import faults.repeats
 import faults.storage
+import faults.streams
 import faults.workers  # noqa: F401
 from faults import postgres
 from faults.counting import CASES, DATABASES, Case, Setup, result

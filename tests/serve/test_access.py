@@ -90,6 +90,8 @@ def test_every_route_refuses_a_key_without_its_scope_case_29(app: FastAPI, house
     opens |= {"/v1/feedback": "feedback", "/v1/usage": "usage", "/metrics": "metrics", "/v1/admin/margin": "admin"}
     opens |= {"/v1/events": "events", "/v1/products": "products", "/v1/products/{name}": "products"}
     opens |= {"/v1/models/{model}": "classify", "/v1/releases": "classify", "/v1/releases/{name}": "classify"}
+    opens |= dict.fromkeys(("/v1/chat/completions", "/v1/completions"), "generate")
+    opens |= dict.fromkeys(("/v1/embeddings", "/v1/moderations"), "classify")
     verbs = ("promote", "rollback", "canary", "shadow", "rollouts")
     opens |= {f"/v1/releases/{{name}}/{verb}": "admin" for verb in verbs}
     with httpx.Client(base_url=running.base, verify=False) as http:
