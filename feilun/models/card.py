@@ -28,7 +28,7 @@ PIPELINES = {  # what the hub calls a task
     "generate": "text-generation",
     "prefer": "text-generation",
 }
-LIBRARIES = {"safetensors": "transformers", "openvino": "openvino"}
+LIBRARIES = {"safetensors": "transformers", "openvino": "openvino", "onnx": "onnx"}
 ALWAYS = ("batch_tokens", "context", "epochs", "learning_rate", "method", "schedule", "seed", "task", "warmup")
 MOST = 40  # labels that are listed
 
@@ -271,7 +271,8 @@ def _groups(said: Mapping[str, Any]) -> list[tuple[str, str | None, Any]]:
 
 
 def _limits(told: Told, line: Sequence[Artifact]) -> str:
-    rows = ["- It answers every text, also of a kind that it never saw."]
+    asked = "record whose columns fit" if told.facts.get("format") == "onnx" else "text"
+    rows = [f"- It answers every {asked}, also of a kind that it never saw."]
     if not told.reports:
         rows.append("- Nothing is known here of how good it is.")
     elif said := next((s for s in map(_said, told.reports) if s.get("outside", {}).get("ways")), None):
@@ -284,6 +285,10 @@ def _limits(told: Told, line: Sequence[Artifact]) -> str:
 
 
 def _usage(told: Told, model_type: str) -> str:
+    if told.facts.get("format") == "onnx":
+        return (
+            f'```python\n{snippets.TABLE}```\n\nWith feilun, `model = "this-folder"` in `[serve.NAME]` answers with it.'
+        )
     back = '`base = "this-folder"` takes the network and its head back, `feilun ask` asks it.'
     code = snippets.of(told.facts, model_type, words=int(told.settings.get("answer_tokens", 128)))
     if code is None:

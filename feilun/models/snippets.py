@@ -72,6 +72,13 @@ places = given["offset_mapping"][0].tolist()
 answer = other[places[first][0] : places[last][1]] if lead > 0 else ""
 """,
 }
+TABLE = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+columns = [(one.name, one.type, one.shape) for one in session.get_inputs()]  # of one input config.json has the names
+# answer = session.run(None, {name: array for each of them})
+"""
 WRITE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -168,3 +168,15 @@ def test_a_file_that_is_no_table_s_model_is_no_release(shop: Shop, tmp_path: Pat
     tables.declare(tmp_path / "bad.onnx", columns=["age"])
     with Flywheel(tmp_path) as wheel, pytest.raises((ArtifactError, StepError), match="2 columns, and 1"):
         list(wheel.run())
+
+
+def test_an_exported_model_says_how_it_is_loaded_and_answers_the_same(shop: Shop, tmp_path: Path) -> None:
+    _, names = shop.wheel.export("worth", tmp_path / "out")
+    assert names == ["README.md", "config.json", "model.onnx"]
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "onnxruntime" in card and "torch" not in card and "every record" in card
+    (tmp_path / "feilun.toml").write_text('[project]\nname = "p"\n[serve.worth]\nmodel = "out"\n', "utf-8")
+    with Flywheel(tmp_path) as wheel:
+        assert len(list(wheel.run())) == 1
+        asked = tables.records(tables.customers(9), "age", "visits")
+        assert wheel.ask("worth", asked) == shop.wheel.ask("worth", asked)

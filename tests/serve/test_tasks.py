@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,32 @@ def test_what_was_read_is_metered_with_the_release_that_read_it(town: Town, task
     letters = sum(len(text) for text in CASES[task].rows[0].values() if isinstance(text, str))
     assert row.tokens > letters // 2  # the base reads bytes: nothing that was read is left out
     assert row.compute_ns > 0
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_what_is_served_was_compared_with_what_was_trained(town: Town, task: str) -> None:
+    wheel = town.wheels[task]
+    (model,) = (a for a in map(wheel.store.get, wheel._released(CASES[task].served).parents) if isinstance(a, Model))
+    parity = json.loads((model.path / "parity.json").read_bytes())
+    assert parity["n"] > 0 and 0 <= parity["disagreement"] <= 1
+    assert parity["before"].keys() == parity["after"].keys() != set()
+    if task != "tag":  # the one of them that was rounded to 8 bits
+        assert parity["disagreement"] < 0.01
+
+
+def test_tasks_that_are_asked_at_once_get_the_answers_that_they_get_alone(town: Town) -> None:
+    alone = {task: town.post(task).json()["results"] for task in CASES}
+    asked = list(CASES) * 6
+    with ThreadPoolExecutor(16) as pool:
+        for task, reply in zip(asked, pool.map(town.post, asked), strict=True):
+            same(reply.json()["results"], alone[task])
+
+
+def test_questions_that_are_refused_after_their_tokens_were_counted_leave_no_thread_waiting(town: Town) -> None:
+    poor = replace(town, token=town.house.tenant("poor", budget_nano=1))
+    with ThreadPoolExecutor(16) as pool:  # more questions than there are threads
+        assert {reply.status_code for reply in pool.map(poor.post, ["tag"] * 100)} == {429}
+    assert town.post("tag").status_code == 200
 
 
 def test_all_candidates_of_a_vector_model_are_counted(town: Town) -> None:
