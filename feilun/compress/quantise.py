@@ -58,7 +58,14 @@ def to_int4(model: Any, group: int) -> Any:
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=group, ratio=1.0)
+        smaller = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+        return nncf.compress_weights(
+            model,
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            group_size=group,
+            ratio=1.0,
+            advanced_parameters=smaller,  # where a row has no whole number of groups
+        )
 
 
 def to_static_int8(model: Any, rows: tokens.Rows) -> Any:

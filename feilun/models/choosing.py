@@ -16,6 +16,7 @@ from feilun.models.decoder import Manner
 
 Row = NDArray[np.float32]
 LIKELY = 1024  # tokens that are looked at first
+FITTING = 64  # of the likeliest tokens that fit a form, from which one is drawn
 ABILITIES = frozenset(["penalties", "logprobs", "top_logprobs", "schema"])  # of an engine that chooses so
 
 
@@ -50,7 +51,7 @@ class Choosing:
 
     def _token(self, logits: Row) -> int:
         if self.form is not None:
-            tokens = _fitting(logits, self.form, 1 if not self.manner.temperature else LIKELY)
+            tokens = _fitting(logits, self.form, FITTING if self.manner.temperature else 1)
             return tokens[0] if not self.manner.temperature else tokens[self._drawn(logits[tokens])]
         return self._drawn(logits) if self.manner.temperature else int(logits.argmax())
 

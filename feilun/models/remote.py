@@ -175,7 +175,7 @@ class _Far:
         text, told = str(choice.get("text") or ""), choice.get("logprobs") or {}
         names = told.get("tokens") or []
         count = len(names) if logprobs is not None else int(bool(text))
-        chances = _chances(told) if logprobs is not None else ()
+        chances = _chances(told) if logprobs is not None and names else ()
         if choice.get("finish_reason"):
             self._last = text, count, chances, _FINISHES[choice["finish_reason"]]
         elif text or count:

@@ -64,7 +64,7 @@ def test_fewer_bits_are_smaller_and_what_they_change_is_told(
     plain = bench.run("compress", Model, {"quantise": "none"}, model=tuned, examples=examples)
     sizes = [(m.path / "model.bin").stat().st_size for m in (made, plain)]
     assert sizes[0] < share * sizes[1]
-    assert 0 < report(made)["logprob_change"]["mean"] < 1
+    assert 0 < report(made)["logprob_change"]["mean"] < (0.5 if quantise == "int8" else 5)
 
 
 @pytest.mark.parametrize(
