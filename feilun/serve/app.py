@@ -153,9 +153,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     metrics.gauge("feilun_cache_bytes", "Size of the answers that may be given again", lambda: answering.cache.size)
     metrics.gauge("feilun_tokens_queued", "Tokens that wait for their turn", lambda: gateway.answering.lanes.queued)
     metrics.gauge("feilun_refused", "Requests refused because the house was full", lambda: admission.refused)
-    app.add_middleware(
-        Guard, settings=gateway.settings, metrics=metrics, admission=admission, tracing=gateway.tracing
-    )
+    app.add_middleware(Guard, settings=gateway.settings, metrics=metrics, admission=admission, tracing=gateway.tracing)
     return app
 
 

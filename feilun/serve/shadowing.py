@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from feilun.errors import FeilunError, UnavailableError
 from feilun.serve.comparing import compare
 from feilun.serve.loading import Loaded
@@ -95,7 +97,7 @@ class Shadowing:
             return
         try:
             await asyncio.wrap_future(database.submit(partial(rollouts.count, found=list(counted.values()))))
-        except UnavailableError:
+        except (UnavailableError, SQLAlchemyError):
             for agreement in counted.values():
                 self._add(agreement)
 

@@ -178,6 +178,8 @@ class Shelf:
                 await self.refresh(wait=False)
             except UnavailableError as error:  # what is loaded serves on
                 note(logging.WARNING, "pointers-not-read", code=error.name)
+            except Exception as error:  # noqa: BLE001 - our own bug: whoever stops following answers with old releases
+                note(logging.ERROR, "unexpected", kind=type(error).__name__, frames=frames(error.__traceback__))
 
     async def refresh(self, *, wait: bool = True) -> None:
         """Load what the names stand for and is not loaded, and let go of what is not needed.
