@@ -32,7 +32,7 @@ from feilun.pipeline.kinds import Dataset, Model, Release, Report, Source
 from feilun.pipeline.project import Project
 from feilun.pipeline.steps import Progress, Stopped
 from feilun.store import consents, files, jobs, leases, releases, tables
-from feilun.store.artifacts import ArtifactStore
+from feilun.store.artifacts import ArtifactStore, canonical
 from feilun.store.jobs import Job
 from feilun.store.releases import Pointer
 from feilun.turn import Bench, nearest, parent
@@ -41,6 +41,7 @@ LEASE_S = 30.0
 BEAT_S = 1.0  # how often it is seen whether the job was cancelled
 POLL_S = 1.0  # how often it is looked whether there is a job
 TELLINGS = 100  # metrics events of a training, about
+MOST_EVENTS = 100_000
 DOMAIN = "uploaded"
 RESULTS = ("step", "train_loss", "held_out")
 
@@ -53,7 +54,6 @@ class _Held:
     holder: str
     lost: bool = False  # it was cancelled, or another worker has it
     ended: threading.Event = field(default_factory=threading.Event)
-    rows: list[Mapping[str, float]] = field(default_factory=list)  # the figures that were told
     stop: threading.Event = field(default_factory=threading.Event)  # set: this worker has to end
 
 
@@ -140,7 +140,8 @@ class _Tuning:
         figures |= {"full_valid_loss": trained.metrics.get("best_held_out")}
         done: dict[str, Any] = {"release": release.digest, "served": self._name(), "result_file": self._results()}
         tokens = _tokens(tuned, examples, float(trained.metrics.get("epochs_run", 0)))
-        said = {**self.job.said, "figures": {k: v for k, v in figures.items() if v is not None}}
+        told = {**self.job.said, "figures": {k: v for k, v in figures.items() if v is not None}}
+        said = canonical(told).decode()
         return done | {"core_ns": _spent(self.store, self.job), "said": said, "trained_tokens": tokens}
 
     def _prepare(self, task: str) -> Dataset:
@@ -227,12 +228,15 @@ class _Tuning:
 
     def _results(self) -> str | None:
         """The figures of the training as a file of CSV, as OpenAI's API gives them; None where nothing was trained."""
-        if not self.held.rows:
+        with self.store.database.read() as connection:
+            told = jobs.events(connection, self.job.id, before=None, limit=MOST_EVENTS)
+        rows = {event.data["step"]: event.data for event in reversed(told) if event.type == "metrics"}
+        if not rows:
             return None
         table = io.StringIO()
         writer = csv.DictWriter(table, RESULTS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.held.rows)
+        writer.writerows(rows[step] for step in sorted(rows))
         wanted = files.Wanted(self.job.tenant, self.job.key, "fine-tune-results", f"{self.job.id}.csv")
         return files.put(self.store.database, wanted, io.BytesIO(table.getvalue().encode())).id
 
@@ -247,7 +251,6 @@ class _Tuning:
             loss, held_out = progress.numbers.get("loss"), progress.numbers.get("held_out")
             named = {"step": int(progress.done), "train_loss": loss, "held_out": held_out}
             figures = {name: value for name, value in named.items() if value is not None}
-            self.held.rows.append(figures)
             said = ", ".join(f"{n.replace('_', ' ')} {v:.4g}" for n, v in figures.items() if n != "step")
             self._tell(f"Step {int(progress.done)}/{int(progress.total)}: {said}", figures)
 
