@@ -63,12 +63,18 @@ def build_base(folder: Path, seed: int = 0) -> None:
 
 
 def build_adapter(
-    folder: Path, seed: int, rank: int = 0, sizes: Mapping[str, tuple[int, int]] = SIZES, width: int = WIDTH
+    folder: Path,
+    seed: int,
+    rank: int = 0,
+    sizes: Mapping[str, tuple[int, int]] = SIZES,
+    *,
+    width: int = WIDTH,
+    context: int = CONTEXT,
 ) -> None:
     """A head of random numbers, and LoRA of random numbers where there is a rank, as compress keeps them apart."""
     folder.mkdir(parents=True)
     chance = np.random.default_rng(seed)
-    told = {"task": "classify", "head": "label", "context": CONTEXT}
+    told = {"task": "classify", "head": "label", "context": context}
     config = {"id2label": {str(i): label for i, label in enumerate(LABELS)}, "feilun": told}
     (folder / "config.json").write_text(json.dumps(config))
     weight = chance.normal(0, 2, (len(LABELS), width)).astype(np.float32)

@@ -74,7 +74,7 @@ def keep_apart(model: Model, settings: CompressSettings, work: Workspace) -> Mod
         shutil.copyfile(model.path / apart.HEAD, work.folder / apart.HEAD)
     if changes is not None:
         shutil.copytree(model.path / apart.FOLDER, work.folder / apart.FOLDER)
-    return _exported(origin, context, settings, work)
+    return export_base(origin, context, settings, work)
 
 
 def _changes(model: Model) -> apart.Changes | None:
@@ -130,8 +130,8 @@ def _other_words(base: Path, tuned: Path) -> str | None:
     return None if parts[0] == parts[1] else "it has another tokenizer than its base"
 
 
-def _exported(origin: Model, context: int, settings: CompressSettings, work: Workspace) -> Model:
-    """The base as a graph with names, of which there is one for all: found, or made now."""
+def export_base(origin: Model, context: int, settings: CompressSettings, work: Workspace) -> Model:
+    """A base as a graph with names, of which there is one for all that are tuned from it: found, or made now."""
     facts = {"format": shared.BASE, "quantise": settings.quantise, "recipe": RECIPE}
     known = tables.artifacts.c
     query = select(known.digest, known.facts).join(tables.parents, tables.parents.c.child == known.digest)
