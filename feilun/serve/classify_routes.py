@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -50,7 +52,7 @@ def classify_routes(gateway: Gateway) -> APIRouter:
 
 
 async def encode(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids: of much text in a thread, of little at once, for to hand it over and back takes longer than to do it."""
+    """Token ids: of much text in a thread, of little at once, for to hand it over and back takes longer than that."""
     if sum(map(len, texts)) <= AT_ONCE:
         return engine.encode(texts)
     return await asyncio.to_thread(engine.encode, texts)
@@ -89,8 +91,8 @@ class Classifying:
 
         return Computed(self.units, scored.compute_ns, render)
 
-    def _said(self, row: Sequence[float]) -> dict[str, Any]:
-        scores = scores_of(self.loaded.engine.labels, list(row))
+    def _said(self, row: NDArray[np.float32]) -> dict[str, Any]:
+        scores = scores_of(self.loaded.engine.labels, row.tolist())
         label = next(iter(scores))
         return {"label": label, "score": scores[label], "scores": scores}
 

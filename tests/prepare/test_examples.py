@@ -14,7 +14,7 @@ from feilun.prepare import prepare
 from feilun.tasks import get, meant
 
 ROOT = Path(__file__).parents[2] / "examples"
-OWN = sorted(file.parent.name for file in ROOT.glob("*/feilun.toml"))
+OWN = sorted(file.parent.name for file in ROOT.glob("*/feilun.toml") if "[finetune." in file.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", OWN)

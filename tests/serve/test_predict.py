@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +21,11 @@ from faults.house import HTTP, House, Running, gateway
 from feilun.cli import app
 from feilun.errors import ArtifactError, StepError
 from feilun.flywheel import Flywheel
+from feilun.models import tabular
 from feilun.pipeline.kinds import Release
 from feilun.serve.questions import tidy
 from feilun.store import tables as stored
+from feilun.templates import init_project
 from tests.models import tables
 
 PROJECT = """
@@ -180,3 +184,18 @@ def test_an_exported_model_says_how_it_is_loaded_and_answers_the_same(shop: Shop
         assert len(list(wheel.run())) == 1
         asked = tables.records(tables.customers(9), "age", "visits")
         assert wheel.ask("worth", asked) == shop.wheel.ask("worth", asked)
+
+
+def test_the_example_is_a_template_whose_model_answers_as_what_its_program_makes(tmp_path: Path) -> None:
+    """The bytes differ from run to run: the converter writes sets in whatever order they come."""
+    init_project(tmp_path, "predict")
+    asked = [GOOD, *tables.records(tables.customers(20), "age", "visits", "plan")]
+    answers = []
+    for _ in range(2):
+        with Flywheel(tmp_path) as wheel:
+            (outcome,) = wheel.run()
+            (model,) = outcome.artifact.parents
+            answers.append(tabular.load(wheel.store.get(model).path).ask(asked))
+        subprocess.run([sys.executable, str(tmp_path / "train.py")], check=True)
+    assert answers[0] == answers[1]
+    assert answers[0][0]["label"] == "leaves" and answers[0][0]["score"] > 0.7
