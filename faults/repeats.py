@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 from sqlalchemy import func, select
 
-from faults.counting import Count, Setup, case, not_tried
+from faults.counting import Count, Setup, case
 from faults.crashes import Fleet, fleet
 from faults.house import HTTP, PEPPER, House, ask
 from faults.load import broken_invariants
@@ -34,18 +34,6 @@ def at_once(gateways: Fleet, token: str, key: str, times: int = AT_ONCE) -> list
     with ThreadPoolExecutor(times) as pool:
         asked = [pool.submit(ask, next(turn), token, headers={"Idempotency-Key": key}) for _ in range(times)]
         return [one.result() for one in asked]
-
-
-@case(3, "a stream killed midway: charged for what was delivered")
-def streams(setup: Setup) -> Count:
-    """There is nothing to try yet."""
-    return not_tried("not applicable: nothing streams")
-
-
-@case(4, "explicit usage 0 is billed 0; missing usage is an error")
-def missing_usage(setup: Setup) -> Count:
-    """There is nothing to try yet."""
-    return not_tried("not applicable: nothing streams, and every unit is counted by the gateway itself")
 
 
 @case(5, "same key, same body: the stored answer, marked as a replay, and no second entry")

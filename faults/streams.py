@@ -21,7 +21,7 @@ from faults.load import GONE, until
 from feilun.store import audit, releases, tables
 
 CLIENTS = 6
-LONGEST = 200  # tokens of an answer, each a character
+LONGEST = 200  # tokens of an answer; hardly ever more than one for a character
 INTERVAL = 32  # of checkpoints
 SLACK = 2 * INTERVAL  # a checkpoint that is due, and one that is under way
 
@@ -33,6 +33,7 @@ class Read:
     key: str
     tenant: str
     characters: int = 0
+    tokens: int | None = None  # as the last event says
     whole: bool = False
     left: bool = False  # the client went by itself
 
@@ -74,7 +75,8 @@ class Readers:
         base = chance.choice(self.bases).removeprefix("http://")
         connection = http.client.HTTPConnection(base, timeout=10)
         most = chance.choice([None, None, chance.randint(1, LONGEST)])
-        body = {"model": "talk", "prompt": f"good {chance.random()}", "stream": True, "max_tokens": LONGEST}
+        body: dict[str, Any] = {"model": "talk", "prompt": f"good {chance.random()}", "max_tokens": LONGEST}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
         headers = {"Authorization": f"Bearer {self.house.tokens[read.tenant]}", "Idempotency-Key": read.key}
         try:
             connection.request(
@@ -85,6 +87,7 @@ class Readers:
                 if line.startswith(b"data: {"):
                     said = json.loads(line[6:])
                     read.characters += sum(len(choice["text"]) for choice in said.get("choices", []))
+                    read.tokens = (said.get("usage") or {}).get("completion_tokens")
                 read.whole = read.whole or line.startswith(b"data: [DONE]")
                 if most is not None and read.characters >= most:
                     read.left = True
@@ -114,8 +117,8 @@ def broken(house: House, reads: list[Read]) -> list[str]:
             found.append(f"{read.key}: {read.characters} tokens were delivered, {wrote} were charged")
         if posted and read.characters - wrote > SLACK:
             found.append(f"{read.key}: {read.characters} tokens were delivered, only {wrote} were charged")
-        if read.whole and posted and row is not None and (row.partial is not None or wrote != read.characters):
-            found.append(f"{read.key}: read whole ({read.characters}), charged {wrote}, partial {row.partial}")
+        if read.whole and posted and row is not None and (row.partial is not None or wrote != read.tokens):
+            found.append(f"{read.key}: read whole ({read.tokens}), charged {wrote}, partial {row.partial}")
     if any(row.state == "held" for row in rows.values()):
         found.append("a hold was left open")
     return found

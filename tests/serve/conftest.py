@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.house import House, Running, gateway, open_house
-from tests.serve.talking import Talking, open_talking
+from tests.serve.talking import HASTY, Talking, open_talking
 
 
 @pytest.fixture(scope="session")
@@ -27,5 +27,5 @@ def running(house: House) -> Iterator[Running]:
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talking]:
     """A house of models that write, embed and flag."""
     folder = tmp_path_factory.mktemp("talking")
-    with open_talking(f"sqlite:///{folder}/feilun.db", folder) as opened:
+    with open_talking(f"sqlite:///{folder}/feilun.db", folder, **HASTY) as opened:
         yield opened

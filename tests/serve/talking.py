@@ -22,6 +22,7 @@ from feilun.store import releases
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How was the film?"}]
 SIZE = 6  # of vectors
+HASTY: dict[str, Any] = {"lease_s": 1.0}  # what a dead gateway was writing is found soon
 
 
 @dataclass

