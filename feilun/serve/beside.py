@@ -15,13 +15,13 @@ GRACE_S = 20.0  # how long it may take to put away what it does
 
 
 @contextlib.contextmanager
-def beside(command: Sequence[str] | None) -> Iterator[None]:
+def beside(command: Sequence[str] | None, *, pause_s: float = PAUSE_S) -> Iterator[None]:
     """Keep ``command`` running while the context is open; nothing where there is none."""
     if command is None:
         yield
         return
     stop = threading.Event()
-    thread = threading.Thread(target=_keep, args=(command, stop), name="feilun-beside")
+    thread = threading.Thread(target=_keep, args=(command, stop, pause_s), name="feilun-beside")
     thread.start()
     try:
         yield
@@ -30,7 +30,7 @@ def beside(command: Sequence[str] | None) -> Iterator[None]:
         thread.join()
 
 
-def _keep(command: Sequence[str], stop: threading.Event) -> None:
+def _keep(command: Sequence[str], stop: threading.Event, pause_s: float) -> None:
     while not stop.is_set():
         process = subprocess.Popen(command)
         while process.poll() is None and not stop.wait(0.5):
@@ -42,5 +42,5 @@ def _keep(command: Sequence[str], stop: threading.Event) -> None:
             except subprocess.TimeoutExpired:
                 process.kill()  # what it was doing goes on elsewhere, from its last checkpoint
                 process.wait()
-        elif not stop.wait(PAUSE_S):
+        elif not stop.wait(pause_s):
             note(logging.WARNING, "worker-started-again", code=f"exit {process.returncode}")

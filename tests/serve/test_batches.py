@@ -17,7 +17,7 @@ from feilun.store import audit, ledger, tables
 from feilun.store.counts import Counts
 from tests.serve.uploading import Customer, ended, until
 
-QUICK = {"batch_poll_s": 0.05, "batch_lease_s": 2.0}
+QUICK = {"batch_poll_s": 0.05, "batch_lease_s": 2.0, "lease_s": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_a_batch_takes_nothing_of_a_rate_and_a_rate_nothing_of_a_batch(open_: tu
 def test_a_batch_goes_on_where_a_killed_gateway_left_it_and_nothing_is_charged_twice_case_1(
     new_url: Callable[[str], str], tmp_path: Path, kind: str
 ) -> None:
-    lines = 250
+    lines = 150
     with open_house(new_url(kind), tmp_path) as house:
         with gateway(house, **QUICK) as first:
             customer = Customer(house, first, "lena")
