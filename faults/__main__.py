@@ -24,6 +24,7 @@ import faults.crashes
 import faults.limits
 import faults.outages
 import faults.payments
+import faults.releases
 import faults.repeats
 import faults.storage
 import faults.streams

@@ -22,10 +22,12 @@ from feilun.bill.settings import BillSettings
 from feilun.errors import QuotaError
 from feilun.serve import routing
 from feilun.serve.answering import Answered, Answering
+from feilun.serve.caching import Cache
 from feilun.serve.listening import Tls
 from feilun.serve.prompts import Prompts
 from feilun.serve.run import run_gateway, run_workers
 from feilun.serve.settings import GatewaySettings
+from feilun.serve.shelf import Shelf
 from feilun.serve.supervisor import NUMBER
 from feilun.store import database, events, ledger, limits, tables
 from feilun.store.counts import Counts
@@ -172,6 +174,23 @@ def mix_up_adapters() -> None:
     Group._pin = careless
 
 
+def answer_by_any_release() -> None:
+    """A positive control of case 38: whichever release of a name is loaded answers for all of them."""
+
+    def careless(self: Shelf, name: str, digits: str, tenant: str | None, *, anybody: bool = False) -> Any:
+        return self.loaded.get(name)
+
+    Shelf._here = careless
+
+
+def share_the_cache() -> None:
+    """The positive control of case 56: what is kept is kept for everybody."""
+    key, find, keep = Cache.key, Cache.find, Cache.keep
+    Cache.key = lambda self, tenant, *more: key(self, "", *more)
+    Cache.find = lambda self, tenant, *more: find(self, "", *more)
+    Cache.keep = lambda self, tenant, *more: keep(self, "", *more)
+
+
 def plant(bug: str | None) -> None:
     if bug == "commit-after-the-answer":
         Answering._settle = commit_after_the_answer
@@ -227,6 +246,8 @@ BUGS = {
     "forgotten-stream": forget_streams,
     "event-deduplicated-outside-the-transaction": deduplicate_events_outside,
     "adapters-mixed-up": mix_up_adapters,
+    "any-release": answer_by_any_release,
+    "one-cache-for-all": share_the_cache,
 }
 
 if __name__ == "__main__":
