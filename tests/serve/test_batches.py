@@ -15,8 +15,10 @@ from faults.house import HTTP, House, Running, ask, gateway, open_house
 from feilun.accounts import keys
 from feilun.store import audit, ledger, tables
 from feilun.store.counts import Counts
+from tests.serve.talking import MESSAGES, open_talking
 from tests.serve.uploading import Customer, ended, until
 
+CHAT = "/v1/chat/completions"
 QUICK = {"batch_poll_s": 0.05, "batch_lease_s": 2.0, "lease_s": 3.0}
 
 
@@ -237,3 +239,24 @@ def test_a_scope_cannot_be_forged_by_a_header(open_: tuple[House, Running]) -> N
         assert HTTP.post(running.base + "/v1/classify", json=body, headers=headers).status_code == 401
     told = {"Idempotency-Key": "server:batch:batch_1:1"}
     assert ask(running, house.tokens["acme"], headers=told).status_code == 422
+
+
+def test_openais_routes_are_asked_in_batches_and_what_is_written_costs_half_too(tmp_path: Path) -> None:
+    with open_talking(f"sqlite:///{tmp_path}/feilun.db", tmp_path, **QUICK) as opened:
+        house, running = opened.house, opened.running
+        customer = Customer(house, running, "mona", plan="spoken", scopes=("classify", "generate", "files"))
+        chat = {"model": "talk", "messages": MESSAGES, "max_tokens": 5, "seed": 1}
+        alone = customer.api.chat.completions.create(**chat)
+        before, spent_before = month(house, "mona")
+        rows = [{"custom_id": f"{n}", "method": "POST", "url": CHAT, "body": chat} for n in range(6)]
+        made = customer.api.batches.create(input_file_id=customer.upload(rows), endpoint=CHAT, completion_window="24h")
+        done = ended(customer, made.id)
+        assert (done.status, done.request_counts.completed) == ("completed", 6)
+        said = [line["response"]["body"] for line in customer.read(done.output_file_id)]
+        assert {one["choices"][0]["message"]["content"] for one in said} == {alone.choices[0].message.content}
+        after, spent = month(house, "mona")
+        out = 6 * alone.usage.completion_tokens
+        assert after["batch_tokens_out"] == after["tokens_out"] - before["tokens_out"] == out
+        assert spent - spent_before == (after["batch_tokens"] * 10 + out * 40) // 2
+        with house.database.read() as connection:
+            assert audit.verify(connection) == []

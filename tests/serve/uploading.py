@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -19,10 +19,18 @@ T = TypeVar("T")
 class Customer:
     """A tenant with a key for files and for answers."""
 
-    def __init__(self, house: House, running: Running, name: str, *, plan: str = "metered") -> None:
+    def __init__(
+        self,
+        house: House,
+        running: Running,
+        name: str,
+        *,
+        plan: str = "metered",
+        scopes: Sequence[str] = ("classify", "files"),
+    ) -> None:
         self.name, self.house = name, house
         tenants.create(house.database, name, plan=plan)
-        made = keys.create(house.database, PEPPER, name, scopes=["classify", "files"])
+        made = keys.create(house.database, PEPPER, name, scopes=scopes)
         self.key, self.token = made.public_id, made.token
         self.move(running)
 
