@@ -33,7 +33,13 @@ class CompressSettings(Settings):
         default=0.03,
         ge=0,
         le=1,
-        description="More answers changed than this share is refused; of a model that writes, more next tokens",
+        description="More answers changed than this share is refused",
+    )
+    max_token_changes: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Of a model that writes: more next tokens changed than this share is refused; most are near-ties",
     )
     max_perplexity_change: float = Field(
         default=0.05, ge=0, description="Right answers that became more perplexing than by this share are refused"

@@ -116,12 +116,12 @@ def check(found: dict[str, Any], settings: CompressSettings) -> None:
     Raises:
         StepError: more tokens changed, or the right answers became more surprising, than ``settings`` allow.
     """
-    allowed = max(settings.max_disagreement, 1 / found["n"])
+    allowed = max(settings.max_token_changes, 1 / found["n"])
     worse = found["perplexity"]["change"]
     if found["disagreement"] > allowed:
         what = (
             f"compression changed {found['disagreement']:.1%} of {found['n']} next tokens, more than the limit of "
-            f"{settings.max_disagreement:.1%}"
+            f"{settings.max_token_changes:.1%}"
         )
     elif not worse <= settings.max_perplexity_change:  # NaN must not pass
         what = (

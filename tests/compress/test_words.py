@@ -59,7 +59,7 @@ def test_a_model_in_32_bits_says_exactly_what_it_said(bench: tiny.Bench, example
 def test_fewer_bits_are_smaller_and_what_they_change_is_told(
     bench: tiny.Bench, examples: Dataset, tuned: Model, quantise: str, share: float
 ) -> None:
-    loose = {"quantise": quantise, "max_disagreement": 1.0, "max_perplexity_change": 100.0}
+    loose = {"quantise": quantise, "max_token_changes": 1.0, "max_perplexity_change": 100.0}
     made = bench.run("compress", Model, loose, model=tuned, examples=examples)
     plain = bench.run("compress", Model, {"quantise": "none"}, model=tuned, examples=examples)
     sizes = [(m.path / "model.bin").stat().st_size for m in (made, plain)]
