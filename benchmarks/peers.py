@@ -42,6 +42,16 @@ ENVIRONMENTS = {
         "datasets==5.2.0",
         "scikit-learn==1.9.1",
     ),
+    "serving": (
+        "transformers==5.23.0",
+        "openvino==2026.4.1",
+        "tokenizers==0.23.3",
+        "litserve==0.2.19",
+        "fastapi==0.165.0",
+        "uvicorn==0.54.0",
+        "uvloop==0.23.0",
+        "httptools==0.9.0",
+    ),
 }
 OWN = "own"
 _VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"

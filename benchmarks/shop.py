@@ -26,7 +26,7 @@ from ulid import ULID
 
 from feilun.accounts import keys, tenants
 from feilun.accounts.terms import Schedule, Terms
-from feilun.pipeline.kinds import Model, Source
+from feilun.pipeline.kinds import Model, Release, Source
 from feilun.pipeline.steps import Workspace
 from feilun.store import ledger, releases
 from feilun.store.artifacts import ArtifactStore
@@ -53,8 +53,6 @@ def build(url: str, folder: Path) -> Shop:
     from feilun import catalog
     from feilun.compress import quantise
     from feilun.models import network
-    from feilun.serve.settings import ServeSettings
-    from feilun.serve.step import serve
 
     base = catalog.fetch(ENCODER, Model, root=folder)
     tuned = network.load(base.files, 128)
@@ -68,15 +66,24 @@ def build(url: str, folder: Path) -> Shop:
         store = ArtifactStore(folder / "artifacts", database)
         facts = {"format": "openvino", "task": "classify", "labels": list(LABELS), "context": 128}
         made = store.add(Model, model, parents=[], facts=facts)
-        for name in ("release", "scratch"):
-            (folder / name).mkdir()
-        space = Workspace(store, folder / "release", folder / "scratch")
-        release = serve(made, (), ServeSettings(name="reviews"), space)
-        releases.register(database, release)
-        releases.promote(database, "reviews", release.digest, expected_version=0, reason="to be measured")
+        made_of = release(store, made, folder / "release")
+        releases.promote(database, "reviews", made_of.digest, expected_version=0, reason="to be measured")
         tenants.create(database, "acme", plan="metered", budget_nano=10**18)
         token = keys.create(database, PEPPER, "acme").token
         return Shop(url, folder / "artifacts", token, sentences(store, folder))
+
+
+def release(store: ArtifactStore, model: Model, folder: Path) -> Release:
+    """A release of a model as ``reviews``, registered and not promoted; ``folder`` must not be there."""
+    from feilun.serve.settings import ServeSettings
+    from feilun.serve.step import serve
+
+    scratch = folder.with_name(f"{folder.name}-scratch")
+    for place in (folder, scratch):
+        place.mkdir()
+    made = serve(model, (), ServeSettings(name="reviews"), Workspace(store, folder, scratch))
+    releases.register(store.database, made)
+    return made
 
 
 def sentences(store: ArtifactStore, folder: Path) -> list[str]:
@@ -122,14 +129,14 @@ def _without_metering() -> None:
     """The same gateway, its admission, tokens, batches and answers, but nothing is held, charged or stored."""
     from feilun.serve import answering
 
-    async def free(self: answering.Answering, work: Any) -> answering.Answered:
-        scored = await self.batcher.run(work.loaded.engine, work.rows)
-        results = list(answering._results(work.loaded, scored))
+    async def free(self: answering.Answering, asked: Any, work: Any, turn: Any) -> answering.Answered:
+        computed = await work.compute()
+        turn.end(computed.units.tokens)
         charge = ledger.Charge(str(ULID()), 0, "USD", 0, 0)
-        done = ledger.Done(work.asked.caller.key, work.loaded.digest, answering.ROUTE, work.units, scored.compute_ns)
-        return answering.Answered(charge.request, answering._render(work, results, charge), done)
+        done = ledger.Done(asked.caller.key, work.loaded.digest, asked.route, computed.units, computed.compute_ns)
+        return answering.Answered(charge.request, computed.render(charge), done)
 
-    answering.Answering._held = free
+    answering.Answering._worked = free
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ class Keyring:
     def digest_of(self, tenant: str, text: str) -> str:
         """A keyed digest of a text of a tenant: ties feedback to what was asked without keeping it."""
         message = f"input\0{tenant}\0{text}".encode()
-        return hmac.new(self._pepper, message, hashlib.sha256).hexdigest()
+        return hmac.digest(self._pepper, message, hashlib.sha256).hex()
 
 
 def _token(header: str | None) -> str:

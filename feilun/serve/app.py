@@ -113,11 +113,11 @@ def create_app(gateway: Gateway) -> FastAPI:
         redirect_slashes=False,
     )
     for routes in (
+        classify_routes,  # first, for they are tried in this order
         health_routes,
         models_routes,
         releases_routes,
         governing_routes,
-        classify_routes,
         chat_routes,
         completions_routes,
         embeddings_routes,

@@ -28,6 +28,9 @@ from feilun.store.statements import RELEASE, ROLLBACK, SAVEPOINT, Statement
 T = TypeVar("T")
 Job = Callable[[Connection], T]
 
+LINGER_S = 0.003  # how long a group waits for more, where at least ``COMPANY`` jobs came in such a time lately
+COMPANY = 1.5
+PACE_S = 0.2  # over how long their number is averaged
 GROUP = 128  # jobs in one commit at the most: bounds how long the first of them waits
 CACHE_KB = 65_536  # of pages that a connection to SQLite keeps, at the most
 BUSY_MS = 5_000  # how long one attempt waits for another process's lock
@@ -52,6 +55,26 @@ class _Waiting(Generic[T]):
 
 class _AgainError(Exception):
     """A job without a savepoint of its own ended otherwise than it promised."""
+
+
+class _Pace:
+    """How fast jobs come."""
+
+    def __init__(self) -> None:
+        self._per_s = 0.0
+        self._at = time.monotonic()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is worth waiting for others."""
+        return self._per_s * LINGER_S >= COMPANY
+
+    def count(self, jobs: int) -> None:
+        """So many have come since the last time."""
+        now = time.monotonic()
+        passed = max(now - self._at, 1e-6)
+        kept = math.exp(-passed / PACE_S)
+        self._per_s, self._at = kept * self._per_s + (1 - kept) * jobs / passed, now
 
 
 class Database:
@@ -81,6 +104,7 @@ class Database:
         self._writer: threading.Thread | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._pace = _Pace()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -161,6 +185,7 @@ class Database:
 
     def _write_forever(self) -> None:
         while group := self._next_group():
+            self._pace.count(len(group))
             # A future that is running can no longer be cancelled, so its result can always be set.
             live = [w for w in group if w.future.set_running_or_notify_cancel()]
             if self.broken:
@@ -176,6 +201,8 @@ class Database:
         """Wait for one job and take what else is there; an empty list means: stop."""
         group: list[_Waiting[Any]] = []
         item = self._jobs.get()
+        if self._pace.is_busy and item is not None:
+            time.sleep(LINGER_S)  # a commit takes as long for many as for one
         while item is not None:
             group.append(item)
             if len(group) == GROUP:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from faults.house import WORDS, build_model
 from feilun.errors import UnavailableError
 from feilun.models import openvino
-from feilun.serve.admission import Admission
 from feilun.models.tokens import WIDTH
+from feilun.serve.admission import Admission
 from feilun.serve.batching import LEAST_TOKENS, Batcher, Scored
 
 
