@@ -422,6 +422,7 @@ class Flywheel:
         hosts: Sequence[str] = (),
         threads: int | None = None,
         leave_s: float = 0.0,
+        latency_ms: float = 100.0,
         tls: Tls | None = None,
     ) -> None:
         """Answer over HTTP until SIGTERM or Ctrl-C.
@@ -430,6 +431,7 @@ class Flywheel:
             hosts: further names that a Host header may have.
             threads: of the engine; all cores by default.
             leave_s: after SIGTERM, how long new requests are answered while readiness is red already.
+            latency_ms: how long the engine should take for a request, where the load allows it.
             tls: answer by HTTPS.
         """
         from feilun.serve.run import run_gateway
@@ -437,7 +439,7 @@ class Flywheel:
 
         meters = tuple(self.bill_settings.meters_reported_by("events"))
         settings = GatewaySettings(threads=threads or os.cpu_count() or 1, meters=meters, leave_s=leave_s)
-        settings = replace(settings, tls=tls, prompts=self._prompts())
+        settings = replace(settings, latency_ms=latency_ms, tls=tls, prompts=self._prompts())
         settings = replace(settings, hosts=(*settings.hosts, *hosts))
         self._announce_prices()
         run_gateway(

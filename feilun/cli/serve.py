@@ -30,6 +30,9 @@ def serve(
         Path | None, typer.Option(help="A certificate chain (PEM): answer by HTTPS. SIGHUP reads it again.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM), if it is not in the same file.")] = None,
+    latency_ms: Annotated[
+        float, typer.Option(min=1, help="How long the model should take for a request: larger runs are faster in all.")
+    ] = 100.0,
     leave_s: Annotated[
         float, typer.Option(min=0, help="After SIGTERM, seconds in which readyz is red and requests are still taken.")
     ] = 0.0,
@@ -54,7 +57,8 @@ def serve(
         if workers == 1 or is_worker:
             each = threads or max(1, (os.cpu_count() or 1) // workers)
             with beside(None if is_worker else worker):
-                wheel.serve(host=host, port=port, hosts=allow_host or (), threads=each, leave_s=leave_s, tls=tls)
+                more = {"leave_s": leave_s, "latency_ms": latency_ms}
+                wheel.serve(host=host, port=port, hosts=allow_host or (), threads=each, tls=tls, **more)
             return
         wheel.required_pepper()  # what is missing is told once, and not by every worker
     from feilun.serve.run import run_workers

@@ -4,7 +4,7 @@ engine = load(folder, threads=2)
 scores = engine.run(engine.encode(["a fine film"]))  # (1, C), each row sums to 1
 
 Each thread is a stream of its own: two rectangles side by side take less time than one after the other on both threads,
-which wait for each other at every layer (docs/decisions/0010-engines.md).
+which wait for each other at every layer (docs/decisions/0011-engines.md).
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ from feilun.store.statements import RELEASE, ROLLBACK, SAVEPOINT, Statement
 T = TypeVar("T")
 Job = Callable[[Connection], T]
 
-LINGER_S = 0.003  # how long a group waits for more, where at least ``COMPANY`` jobs came in such a time lately
-COMPANY = 1.5
+LINGER_S = 0.005  # how long a group waits for more, where at least ``COMPANY`` jobs came in such a time lately
+COMPANY = 1.0
 PACE_S = 0.2  # over how long their number is averaged
 GROUP = 128  # jobs in one commit at the most: bounds how long the first of them waits
 CACHE_KB = 65_536  # of pages that a connection to SQLite keeps, at the most
