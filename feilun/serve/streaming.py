@@ -92,9 +92,9 @@ class Channel:
         self._batches: asyncio.Queue[tuple[bytes, int] | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self.cut = asyncio.Event()
-        self._writer: Writing | None = None
+        self._writer: Telling | None = None
 
-    def open(self, request: str, writer: Writing) -> None:
+    def open(self, request: str, writer: Telling) -> None:
         """Somebody writes."""
         self.request, self._writer = request, writer
 
@@ -113,10 +113,16 @@ class Channel:
         self.cut.set()
 
     async def take(self) -> tuple[bytes, int] | None:
-        """The next batch; None when there is no more."""
+        """The next batch, when it may be handed over; None when there is no more.
+
+        Raises:
+            FeilunError: what was handed over cannot be written down, so nothing more may be.
+        """
         batch = await self._batches.get()
         if batch is None:
             self._taken.set()
+        elif self._writer is not None:
+            await self._writer.clear(self.handed)
         return batch
 
     def hand_over(self, events: int) -> None:
@@ -159,7 +165,8 @@ class Telling(Writing, Delivering):
         self._script = Script({})
         self._told: dict[int, int] = {}  # characters of each choice that was begun
         self._marks: list[tuple[int, Counts]] = []  # after each batch: events and units
-        self._noted, self._noted_at = Counts(), 0.0  # units and time of the newest checkpoint
+        self._noted, self._noted_at = 0, 0.0  # tokens and time of the newest checkpoint,
+        self._durable = 0  # tokens of the newest that is on disk
         self._noting: asyncio.Task[None] | None = None
 
     async def compute(self) -> Computed:
@@ -176,7 +183,7 @@ class Telling(Writing, Delivering):
         except Exception as error:
             if not self._marks:
                 raise
-            channel.failure = failure_of(error)
+            channel.failure = channel.failure or failure_of(error)
         self.free(self.used.tokens + self.used["tokens_out"])
         await channel.drained(self._settings.deliver_s)
         self.close()
@@ -196,8 +203,6 @@ class Telling(Writing, Delivering):
                 if len(self._marks) == 1:
                     await self._note(*self._marks[0])
                     crash_point("stream-begun")
-                else:
-                    await self._note_if_due()
                 self._channel.put(self._script.lines(batch), len(batch))
 
     async def _batches(self) -> AsyncGenerator[list[str], None]:
@@ -218,26 +223,30 @@ class Telling(Writing, Delivering):
     def _event(self, choice: dict[str, Any]) -> str:
         return written({"choices": [choice]} | ({"usage": None} if self.wanted.tells_usage else {}))
 
-    async def _note_if_due(self) -> None:
-        """Write down what was delivered, every so often, while more is told; never two such writes at once."""
-        handed, settings = self._channel.handed, self._settings
+    async def clear(self, number: int) -> None:
+        """Let a batch be handed over: what is on disk is never further behind than a checkpoint's interval.
+
+        Raises:
+            UnavailableError: the ledger is out of reach.
+            ConflictError: the hold was lost.
+        """
+        settings, wrote = self._settings, self._marks[number][1]["tokens_out"]
         if self._noting is not None and self._noting.done():
             self._noting.result()
             self._noting = None
-        events, units = self._marks[max(0, handed - 1)]
-        fresh = units["tokens_out"] - self._noted["tokens_out"]
-        late = fresh > 0 and time.monotonic() - self._noted_at >= settings.checkpoint_s
-        if fresh < settings.checkpoint_tokens and not late:
-            return
-        if self._noting is not None:
-            await self._noting  # the ledger lags behind: nothing more is told before it has caught up
-        self._noting = asyncio.create_task(self._note(events, units))
-        self._noting.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody asks
+        late = time.monotonic() - self._noted_at >= settings.checkpoint_s
+        if self._noting is None and number and (late or wrote - self._noted >= settings.checkpoint_tokens // 2):
+            self._noting = asyncio.create_task(self._note(*self._marks[number - 1]))  # while more is told
+            self._noting.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps nobody asks
+        if self._noting is not None and wrote - self._durable > settings.checkpoint_tokens:
+            await self._noting
 
     async def _note(self, events: int, units: Counts) -> None:
-        self._noted, self._noted_at = units, time.monotonic()
+        """Write down what was delivered."""
+        self._noted, self._noted_at = units["tokens_out"], time.monotonic()
         said = self._script.events[:events]
         await self.note(Computed(units, self.compute_ns, lambda _: self._script.kept(said), partial=True))
+        self._durable = units["tokens_out"]
 
     def _whole(self, charge: ledger.Charge) -> bytes:
         events = list(self._script.events)
@@ -290,17 +299,19 @@ class EventStream(Response):
     async def _tell(self, send: Send) -> None:
         channel, batch = self._channel, self._first
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        while batch is not None:
-            await send({"type": "http.response.body", "body": batch[0], "more_body": True})
-            channel.hand_over(batch[1])
-            await torn("stream-told")
-            batch = await channel.take()
         try:
+            while batch is not None:
+                await send({"type": "http.response.body", "body": batch[0], "more_body": True})
+                channel.hand_over(batch[1])
+                await torn("stream-told")
+                batch = await channel.take()
             answered = await asyncio.shield(self._answering)
             script = Script.read(answered.body)
             end = script.told(channel.events) if channel.failure is None else problem(channel.failure)
         except FeilunError as error:
             self._request.state.code = error.name
+            channel.failure = channel.failure or error
+            channel.leave()
             end = problem(error)
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
