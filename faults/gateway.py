@@ -15,6 +15,7 @@ from sqlalchemy import update
 from starlette.requests import Request
 
 from faults.house import PEPPER, PLANS
+from feilun.accounts import access
 from feilun.accounts.terms import Schedule
 from feilun.bill.masking import mask
 from feilun.bill.office import Office
@@ -156,6 +157,11 @@ def forget_streams() -> None:
     ledger.checkpoint = lambda *_: None
 
 
+def remember_keys() -> None:
+    """The positive control of case 34: what was found good of a key is believed for a minute."""
+    access.CACHE_S = 60.0
+
+
 def use_own_clock() -> None:
     """The positive control of case 9: rows have the time of the gateway, not of the database."""
     ledger._clock = lambda row: time.time_ns() // 1000
@@ -243,6 +249,7 @@ BUGS = {
     "budget-without-holds": forget_holds_in_budgets,
     "rates-in-memory": count_rates_in_memory,
     "own-clock": use_own_clock,
+    "keys-remembered": remember_keys,
     "forgotten-stream": forget_streams,
     "event-deduplicated-outside-the-transaction": deduplicate_events_outside,
     "adapters-mixed-up": mix_up_adapters,
