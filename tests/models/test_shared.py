@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -303,3 +305,9 @@ def test_tokens_are_cut_where_the_model_was_told_to(kept: Kept, tmp_path: Path) 
     short, whole = bases.member(folder, kept.base), bases.open(kept.models[0])
     assert [len(m.encode([" ".join(WORDS)])[0]) for m in (short, whole)] == [5, len(WORDS)]
     assert tokens.context_of(short.tokenizer) == short.context == 5
+
+
+def test_models_of_a_base_are_opened_without_torch() -> None:
+    asked = "import sys; import feilun.models.shared; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "False"]
