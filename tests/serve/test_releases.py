@@ -96,6 +96,9 @@ def test_a_canary_answers_its_share_each_tenant_one_way_and_every_gateway_follow
 ) -> None:
     tokens = [house.tenant(f"customer-{n}") for n in range(12)]
     with gateway(house) as other:
+        assert (
+            answered(other, tokens[0], f"reviews@{second.digest}") == second.digest
+        )  # what loading takes is no matter
         reply = change(running, house, "reviews/canary", release=second.digest[:12], share=0.5)
         begun = time.monotonic()
         assert (reply.status_code, reply.json()["share"], reply.json()["sticky"]) == (200, 0.5, "tenant")
