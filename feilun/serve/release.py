@@ -159,8 +159,8 @@ def _distance(now: dict[str, Any], then: dict[str, Any], tolerance: float) -> fl
     if "tokens" in then:
         return fingerprints.distance(now, then, tolerance)
     if "scores" in then:
-        return max(abs(now["scores"][label] - then["scores"][label]) for label in then["scores"])
+        return float(max(abs(now["scores"][label] - then["scores"][label]) for label in then["scores"]))
     if len(now["outputs"]) != len(then["outputs"]):
         return float("inf")
     size = max(1.0, *(abs(x) for x in then["outputs"]))  # not all heads put out probabilities
-    return max(abs(a - b) for a, b in zip(now["outputs"], then["outputs"], strict=True)) / size
+    return float(max(abs(a - b) for a, b in zip(now["outputs"], then["outputs"], strict=True)) / size)

@@ -80,7 +80,8 @@ def far(writers: House, answering: Running, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("far")
     model, _ = model_of(writers, "plain")
     upstream = remote.Upstream(
-        f"{answering.base}/v1", "writer", 512, key="FEILUN_TEST_UPSTREAM", prompts="text", abilities=("penalties", "logprobs"),
+        f"{answering.base}/v1", "writer", 512, key="FEILUN_TEST_UPSTREAM", prompts="text",
+        abilities=("penalties", "logprobs"),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FEILUN_TEST_UPSTREAM", writers.tokens["acme"])
