@@ -75,9 +75,9 @@ class Batches:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def write(self, job: Any) -> Any:
-        """Run a job in a transaction."""
-        future = self._gateway.database.submit(job, order="~batches")  # behind the tenants of its group
+    async def write(self, job: Any, order: str = "~batches") -> Any:
+        """Run a job in a transaction; ``order`` is the tenant whose books it locks, if it does."""
+        future = self._gateway.database.submit(job, order=order)
         return await self._gateway.answering.patience.wait(asyncio.shield(asyncio.wrap_future(future)))
 
     async def _take(self) -> None:
@@ -204,7 +204,7 @@ class Working:
                 raise ConflictError("the batch is somebody else's by now")
             return ended
 
-        await self._write(end)
+        await self._write(end, self._batch.tenant)
 
     def _wanted(self, name: str, keep_s: int) -> files.Wanted:
         return files.Wanted(self._batch.tenant, self._batch.key, "batch_output", name, keep_s)
