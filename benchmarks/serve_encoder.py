@@ -139,7 +139,7 @@ def _server(name: str, shop: shops.Shop, told: Mapping[str, Any]) -> Iterator[_A
 
 
 def _wait(address: _Address) -> None:
-    until = time.monotonic() + 90
+    until = time.monotonic() + 180
     while time.monotonic() < until:
         try:
             address.press(0.01, 1)
@@ -147,7 +147,7 @@ def _wait(address: _Address) -> None:
             time.sleep(0.1)
         else:
             return
-    raise TimeoutError(f"nobody answers at {address.port} after 90 s")
+    raise TimeoutError(f"nobody answers at {address.port} after 180 s")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
