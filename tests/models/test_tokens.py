@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from feilun.errors import ArtifactError
 from feilun.models import tokens
@@ -71,3 +73,19 @@ def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, content: str) ->
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ArtifactError):
         tokens.load_labels(tmp_path)
+
+
+def test_pairs_are_cut_as_the_library_cuts_them_and_long_ones_take_no_minutes_case_24(tmp_path: Path) -> None:
+    letters = {letter: number for number, letter in enumerate(["[PAD]", "?", "[CLS]", "[SEP]", *"abcdefgh"])}
+    made = Tokenizer(models.WordLevel(letters, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    made.enable_truncation(24)
+    pairs = [("a" * one, "b" * other) for one in range(0, 60, 3) for other in range(0, 60, 2)]
+    rows = tokens.encode_pairs(made, *map(list, zip(*pairs, strict=True)))
+    assert rows == [made.encode(*pair).ids for pair in pairs]
+    began = time.process_time()
+    tokens.encode_pairs(made, ["a" * 20_000] * 20, ["b" * 20_000] * 20)
+    assert time.process_time() - began < 2

@@ -322,3 +322,38 @@ def test_what_the_documentation_asks_is_answered(town: Town) -> None:
         if route != "/v1/predict":
             reply = town.send(route, json.loads(body))
             assert reply.status_code == 200, (route, reply.text)
+
+
+HOSTILE = [
+    b'{"model": "MODEL", "input": "\\ud800", "other": "x", "candidates": ["x"]}',
+    b'{"model": "MODEL", "input": "x", "other": "a\\u0000b", "candidates": ["\\u0000"]}',
+    b'{"model": "MODEL", "input": "x", "input": "y"}',
+    b'{"model": "MODEL", "input": "x", "other": NaN, "candidates": [NaN]}',
+    b'{"model": "MODEL", "input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"model": "MODEL", "input": "x", "other": {"a": 1}, "candidates": {"a": 1}}',
+    b'{"model": "MODEL", "input": "x", "other": true, "candidates": [[], []], "top": 1e400}',
+    b'{"model": "MODEL", "input": "x", "candidates": [["x"], "x"], "other": [["x"]]}',
+    b'{"model": "MODEL", "input": "x", "other": "y", "candidates": ["z"], "tenant": "globex", "release": "1"}',
+    b"\xff\xfe",
+    b"[]",
+    b"",
+]
+
+
+@pytest.mark.parametrize("task", ["tag", "extract", "rank", "pair", "similarity"])
+def test_no_body_is_our_fault_cases_27_28_36(town: Town, task: str) -> None:
+    case, headers = CASES[task], {"Authorization": f"Bearer {town.token}", "Content-Type": "application/json"}
+    for body in HOSTILE:
+        content = body.replace(b"MODEL", case.served.encode())
+        reply = HTTP.post(town.running.base + case.route, content=content, headers=headers)
+        assert 400 <= reply.status_code < 500, (body[:80], reply.text)
+        assert reply.json()["error"]["code"]
+
+
+def test_texts_without_a_word_and_long_ones_are_answered_by_every_task(town: Town) -> None:
+    odd = [" ", "\u200b", "\U0001f926\U0001f3fd\u200d♂️", "e\u0301" * 40, "שלום", "x" * 20_000]
+    for task, case in CASES.items():
+        more = {name: odd for name in ("other", "candidates") if name in case.asked}
+        reply = town.post(task, input=odd, **more)
+        assert reply.status_code == 200, (task, reply.text)
+        assert len(reply.json()["results"]) == len(odd)
