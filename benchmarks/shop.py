@@ -120,7 +120,7 @@ def _wait(address: str) -> None:
         try:
             with urllib.request.urlopen(address, timeout=5):
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # refused, or not answered yet
             time.sleep(0.05)
     raise TimeoutError(f"{address} is not there after 60 s")
 
