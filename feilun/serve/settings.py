@@ -47,7 +47,7 @@ class GatewaySettings:
     meters: tuple[str, ...] = ()  # what other services may report by POST /v1/events
     queue_requests: int = 256  # requests that are inside at once
     queue_tokens: int = 65_536  # tokens that wait or are worked on at once
-    queue_s: float = 2.0  # how long what is inside may take, at the pace of the last seconds; more is refused
+    queue_s: float = 1.5  # how long what is inside may take, at the pace of the last seconds; more is refused
     body_bytes: int = 10_000_000
     queue_bytes: int = 100_000_000  # of all bodies that are inside at once
     header_s: float = 10.0  # how long the headers of a request may take to arrive

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faults.house import House, ask, gateway
 from feilun.serve.deadlines import DeadlineError
 from feilun.serve.fairness import SCARCE, Standing, Turn, Turns
 
@@ -136,3 +138,16 @@ def test_who_waits_longer_than_its_deadline_is_dropped() -> None:
         assert turns.running == 0
 
     asyncio.run(run())
+
+
+def test_a_small_customer_is_answered_in_the_midst_of_anothers_flood(house: House) -> None:
+    flood, small = house.tenant("flooding"), house.tenant("small")
+    many = ["good film bad plot dull ending"] * 64
+    with gateway(house, window_tokens=1) as narrow, ThreadPoolExecutor(24) as pool:
+        waiting = [pool.submit(ask, narrow, flood, many) for _ in range(72)]
+        wait(waiting, return_when=FIRST_COMPLETED)
+        before = sum(one.done() for one in waiting)
+        assert ask(narrow, small).status_code == 200
+        meanwhile = sum(one.done() for one in waiting) - before
+        assert {one.result().status_code for one in waiting} <= {200, 503}
+    assert meanwhile < 16  # in the order of arrival it would be the 24 that were there before
