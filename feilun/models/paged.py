@@ -195,7 +195,7 @@ def load(folder: Path, *, threads: int = 2, work: Work = own_work) -> Paged:
     """
     place = folder / "model.xml"
     settings = {
-        properties.inference_num_threads: threads,
+        properties.inference_num_threads: max(2, threads),  # one thread swallows failures: see ``models/openvino.py``
         properties.num_streams: 1,
         # the default is bfloat16 where the processor has it: other answers on other machines
         properties.hint.inference_precision: openvino.Type.f32,
