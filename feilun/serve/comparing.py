@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NamedTuple
 
 NOT_SAID = ("id", "created", "model", "release", "usage", "system_fingerprint")  # what is about the answer
@@ -36,9 +37,10 @@ def compare(one: bytes, other: bytes) -> Difference:
 
 def _compare(one: Any, other: Any) -> Difference:
     if isinstance(one, float) or isinstance(other, float):
-        if isinstance(one, bool) or isinstance(other, bool) or not isinstance(one, float | int):
+        numbers = [x for x in (one, other) if isinstance(x, float | int) and not isinstance(x, bool)]
+        if len(numbers) < 2 or not all(math.isfinite(x) for x in numbers):
             return Difference(False, 0.0)
-        return Difference(True, abs(one - other)) if isinstance(other, float | int) else Difference(False, 0.0)
+        return Difference(True, abs(one - other))
     if isinstance(one, dict) and isinstance(other, dict):
         parts = [_compare(one[name], other[name]) for name in one.keys() & other.keys()]
         return _together(one.keys() == other.keys(), parts)

@@ -122,9 +122,7 @@ def load(
     with store.database.read() as connection:
         row = connection.execute(select(table).where(table.c.digest == digest)).one()
     harmless = frozenset(found.facts.get("harmless", ()))
-    return Loaded(
-        row.name, digest, said["task"], engine, row.registered_at, row.tenant, size, harmless=harmless
-    )
+    return Loaded(row.name, digest, said["task"], engine, row.registered_at, row.tenant, size, harmless=harmless)
 
 
 def _size(folder: Path) -> int:

@@ -103,6 +103,7 @@ class Agreement:
         return Agreement(self.name, self.release, self.shadow, furthest=max(self.furthest, other.furthest), **sums)
 
 
+_MILLION = 10**6  # no column holds a float
 _COUNTED = ("compared", "agreed", "failed", "dropped", "release_ns", "shadow_ns")
 
 
@@ -200,12 +201,13 @@ def count(connection: Connection, found: Iterable[Agreement]) -> None:
     now = now_us(connection)
     for one in sorted(found, key=lambda a: (a.name, a.release, a.shadow)):  # one order of locks for every process
         key = (table.c.name == one.name) & (table.c.release == one.release) & (table.c.shadow == one.shadow)
-        fresh = {**dict.fromkeys(_COUNTED, 0), "furthest": 0.0, "changed_at": now}
+        fresh = {**dict.fromkeys(_COUNTED, 0), "furthest": 0, "changed_at": now}
         row = {"name": one.name, "release": one.release, "shadow": one.shadow}
         connection.execute(make(table).values(**row, **fresh).on_conflict_do_nothing())
         sums: dict[Any, Any] = {table.c[c]: table.c[c] + getattr(one, c) for c in _COUNTED}
         connection.execute(update(table).where(key).values(sums | {table.c.changed_at: now}))
-        connection.execute(update(table).where(key, table.c.furthest < one.furthest).values(furthest=one.furthest))
+        furthest = round(min(one.furthest * _MILLION, 2.0**62))
+        connection.execute(update(table).where(key, table.c.furthest < furthest).values(furthest=furthest))
 
 
 def agreements(database: Database, name: str | None = None) -> list[Agreement]:
@@ -215,7 +217,7 @@ def agreements(database: Database, name: str | None = None) -> list[Agreement]:
     with database.read() as connection:
         rows = connection.execute(query.where(table.c.name == name) if name else query).all()
     return [
-        Agreement(r.name, r.release, r.shadow, furthest=r.furthest, **{c: getattr(r, c) for c in _COUNTED})
+        Agreement(r.name, r.release, r.shadow, furthest=r.furthest / _MILLION, **{c: getattr(r, c) for c in _COUNTED})
         for r in rows
     ]
 

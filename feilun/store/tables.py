@@ -11,7 +11,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -172,7 +171,7 @@ agreements = Table(  # counters: what a shadow answered beside the release that 
     Column("dropped", BigInteger, nullable=False),  # not asked, because too many waited
     Column("release_ns", BigInteger, nullable=False),  # processor time of the compared answers
     Column("shadow_ns", BigInteger, nullable=False),
-    Column("furthest", Float, nullable=False),  # the largest distance of two numbers in the same place
+    Column("furthest", BigInteger, nullable=False),  # millionths: the largest distance of two numbers in the same place
     Column("changed_at", BigInteger, nullable=False),
 )
 

@@ -11,13 +11,21 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 from typer.testing import CliRunner
 
+from feilun import show
 from feilun.cli import app
 from feilun.errors import SettingError
 from feilun.serve.background import free_port
 
 PEPPER = {"FEILUN_PEPPER": "a pepper of more than thirty-two bytes"}
+
+
+@pytest.fixture(autouse=True)
+def standard_output_is_for_people_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that is started in this process talks on standard error for as long as the process lives."""
+    monkeypatch.setattr(show, "_stderr", show._stderr)
 
 
 def project(folder: Path) -> Path:

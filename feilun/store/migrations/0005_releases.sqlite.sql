@@ -12,7 +12,7 @@ CREATE TABLE agreements (
 	dropped BIGINT NOT NULL,
 	release_ns BIGINT NOT NULL,
 	shadow_ns BIGINT NOT NULL,
-	furthest FLOAT NOT NULL,
+	furthest BIGINT NOT NULL,
 	changed_at BIGINT NOT NULL,
 	PRIMARY KEY (name, release, shadow),
 	FOREIGN KEY(release) REFERENCES releases (digest),
