@@ -120,7 +120,7 @@ def test_a_file_becomes_a_model_that_its_tenant_alone_can_ask(
     assert name not in {model.id for model in other.api.models.list()}
     with house.database.read() as connection:
         kept = connection.execute(select(tables.jobs).where(tables.jobs.c.id == job.id)).one()
-    assert kept.core_ns == job.core_seconds * 1e9
+    assert kept.core_ns == round(job.core_seconds * 1e9)
 
 
 def test_another_tenants_job_is_as_if_it_were_not_there_case_35(open_: tuple[House, Running]) -> None:
