@@ -37,7 +37,7 @@ BEAT_S = 1.0
 SWEEP_S = 600.0  # how often files that have expired are deleted
 LONGEST_PAUSE_S = 5.0
 MEMORY = 1_000_000  # bytes of each file that comes out that are kept in memory; more go to a temporary file
-_LATER = ("busy", "rate-limited", "in-progress")  # refusals that pass
+_LATER = ("busy", "too-many-at-once", "rate-limited", "in-progress")  # refusals that pass
 _WHY = {
     "expired": {"code": "batch_expired", "message": "the batch's time was over before this line was asked"},
     "cancelled": {"code": "batch_cancelled", "message": "the batch was cancelled before this line was asked"},

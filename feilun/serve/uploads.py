@@ -108,7 +108,9 @@ class _Reading:
         return self._written > MEMORY
 
     def feed(self, piece: bytes) -> None:
-        """Take in what came."""
+        """Take in what came; what follows the form's end is dropped."""
+        if self._state == "end":
+            return
         self._rest += piece
         while self._state != "end" and self._step():
             pass

@@ -202,3 +202,12 @@ def test_a_form_is_read_alike_wherever_its_pieces_are_cut() -> None:
         except RequestError as error:
             raise AssertionError(f"pieces of {size}") from error
         assert (found.content.read(), found.values, found.filename) == (content, {"purpose": "batch"}, "a.jsonl")
+
+
+def test_what_follows_the_end_of_a_form_is_not_kept() -> None:
+    reading = _Reading("b0", Form(io.BytesIO()), Bounds(1_000, 1, 1))
+    reading.feed(form(('name="file"; filename="a.jsonl"', b"{}"), PURPOSE)["content"])
+    before = len(reading._rest)
+    for _ in range(10):
+        reading.feed(b"x" * 100_000)
+    assert len(reading._rest) == before and reading.end().filename == "a.jsonl"
